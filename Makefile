@@ -1,0 +1,55 @@
+# Sluice: the front door. `make help` lists what is here.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.ready
+PYTHON ?= python3
+ENV ?=
+STACK ?=
+ARGS ?=
+
+.PHONY: help setup lock demo demo-down test lint format plan apply destroy output roll clean
+
+help: ## list the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## create .venv with everything (uv if present, else venv + pip)
+
+$(STAMP): pyproject.toml requirements.lock scripts/setup
+	@PYTHON=$(PYTHON) scripts/setup $(VENV)
+	@touch $@
+
+lock: ## re-resolve requirements.lock from pyproject.toml (needs uv)
+	uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes \
+	  --no-header --no-annotate --no-emit-index-url --no-emit-find-links -o requirements.lock
+
+demo: $(STAMP) ## bring up a whole fleet on this machine, run pipelines, roll every worker
+	@$(BIN)/deployctl local demo $(ARGS)
+
+demo-down: $(STAMP) ## stop and remove what `make demo` left running
+	@$(BIN)/deployctl local down
+
+test: $(STAMP) ## all tests, on real engines
+	@$(BIN)/pytest $(ARGS)
+
+lint: $(STAMP) ## format, lint, types, terraform fmt and validate
+	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy
+
+format: $(STAMP) ## rewrite the sources as `make lint` wants them
+	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+define need_env
+	@test -n "$(ENV)" || { echo "error: which environment? e.g. make $@ ENV=prod" >&2; exit 2; }
+endef
+
+plan apply destroy output: $(STAMP) ## ENV= [STACK=]: Terraform, stacks in dependency order
+	$(need_env)
+	@$(BIN)/deployctl infra $@ --env $(ENV) $(if $(STACK),--stack $(STACK)) $(ARGS)
+
+roll: $(STAMP) ## ENV=: roll every worker to the newest release, losing nothing
+	$(need_env)
+	@$(BIN)/deployctl roll --workers --env $(ENV) $(ARGS)
+
+clean: ## remove the virtualenv and caches (not a running local cloud: `make demo-down` first)
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,1 @@
+"""Versions of pipeline code: build, validate, publish, fetch, load."""

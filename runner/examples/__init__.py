@@ -1,0 +1,1 @@
+"""Runnable pipelines, each folder a bundle."""

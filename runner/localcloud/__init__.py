@@ -1,0 +1,1 @@
+"""An AWS on one machine: moto's API, instance metadata, nodes as processes, real PostgreSQL and Valkey."""

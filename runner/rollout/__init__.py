@@ -1,0 +1,1 @@
+"""Replacing what a fleet runs: plan (pure), steps, gate, driver."""

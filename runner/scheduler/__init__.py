@@ -1,0 +1,1 @@
+"""The duties of a scheduler, one file each: create runs, dispatch, reap, drive rollouts."""

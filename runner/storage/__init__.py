@@ -1,0 +1,1 @@
+"""Files and logs by URL: a local directory or S3, the same code."""

@@ -1,0 +1,1 @@
+"""Claims tasks from the queue, runs each in a child process, keeps its lease alive, drains."""
