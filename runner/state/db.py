@@ -1,0 +1,44 @@
+"""Connecting to the metadata database, and being woken by it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg
+from sqlalchemy import Engine, create_engine
+
+CHANNEL = "sluice"  # NOTIFY channel: there is work a scheduler should look at
+
+
+def connect(url: str, *, pool_size: int = 5, application_name: str = "sluice", **options: Any) -> Engine:
+    """An engine for a postgresql:// URL.
+
+    A dead connection is noticed before use, and a database that answers nothing for 10 s counts as away:
+    a failover must not hang a heartbeat.
+    """
+    driver_url = url.replace("postgres://", "postgresql://", 1).replace(
+        "postgresql://", "postgresql+psycopg://", 1
+    )
+    return create_engine(
+        driver_url,
+        pool_size=pool_size,
+        max_overflow=5,
+        pool_pre_ping=True,
+        pool_recycle=1800,
+        connect_args={
+            "application_name": application_name,
+            "connect_timeout": 5,
+            "keepalives_idle": 5,
+            "keepalives_interval": 2,
+            "keepalives_count": 3,
+            "tcp_user_timeout": 10_000,
+        },
+        **options,
+    )
+
+
+def listen(url: str) -> psycopg.Connection[tuple[Any, ...]]:
+    """A connection that hears the channel; iterate its `notifies(timeout=…)`."""
+    connection = psycopg.connect(url, autocommit=True, application_name="sluice-listen", connect_timeout=5)
+    connection.execute(f"LISTEN {CHANNEL}")
+    return connection

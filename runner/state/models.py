@@ -1,0 +1,350 @@
+"""The tables. Times are UTC; states are the strings below, checked by the database as well."""
+
+from __future__ import annotations
+
+import datetime as dt
+import uuid
+from typing import Any
+
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    CheckConstraint,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Identity,
+    Index,
+    MetaData,
+    Text,
+    UniqueConstraint,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP, UUID
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+TASK_STATES = ("waiting", "ready", "queued", "running", "success", "failed", "skipped", "upstream_failed")
+FINISHED = ("success", "failed", "skipped", "upstream_failed")
+RUN_STATES = ("running", "success", "failed")
+NODE_STATES = ("booting", "ready", "draining", "drained", "gone")
+ROLLOUT_STATES = ("running", "succeeded", "failed", "aborted")
+STEP_STATES = ("pending", "running", "done", "failed")
+
+NAMING = {
+    "ix": "ix_%(table_name)s_%(column_0_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_name)s",
+    "pk": "pk_%(table_name)s",
+}
+
+
+class Base(DeclarativeBase):
+    metadata = MetaData(naming_convention=NAMING)
+    type_annotation_map = {
+        str: Text,
+        dt.datetime: TIMESTAMP(timezone=True),
+        dict[str, Any]: JSONB,
+        list[str]: ARRAY(Text),
+        uuid.UUID: UUID,
+    }
+
+
+def _one_of(column: str, values: tuple[str, ...]) -> CheckConstraint:
+    return CheckConstraint(f"{column} IN ({', '.join(repr(v) for v in values)})", name=column)
+
+
+class Bundle(Base):
+    """A published version of a directory of pipelines."""
+
+    __tablename__ = "bundle"
+    version: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str]  # the directory's name: versions of one bundle replace each other
+    url: Mapped[str]
+    size: Mapped[int] = mapped_column(BigInteger)
+    created_at: Mapped[dt.datetime] = mapped_column(server_default=func.now())
+    created_by: Mapped[str]
+
+
+class Dag(Base):
+    """A DAG and the bundle version its new runs take."""
+
+    __tablename__ = "dag"
+    dag_id: Mapped[str] = mapped_column(primary_key=True)
+    bundle: Mapped[str]
+    bundle_version: Mapped[str] = mapped_column(ForeignKey("bundle.version"))
+    active: Mapped[bool] = mapped_column(server_default=text("true"))  # false: no longer in its bundle
+    paused: Mapped[bool] = mapped_column(server_default=text("false"))
+    schedule: Mapped[str | None]
+    next_run_at: Mapped[dt.datetime | None]  # the next logical date; NULL without a schedule
+    updated_at: Mapped[dt.datetime] = mapped_column(server_default=func.now())
+    __table_args__ = (Index("ix_dag_due", "next_run_at", postgresql_where=text("active AND NOT paused")),)
+
+
+class DagVersion(Base):
+    """What a DAG looked like in one bundle version: authoring.spec.DagSpec as JSON."""
+
+    __tablename__ = "dag_version"
+    dag_id: Mapped[str] = mapped_column(primary_key=True)
+    bundle_version: Mapped[str] = mapped_column(ForeignKey("bundle.version"), primary_key=True)
+    spec: Mapped[dict[str, Any]]
+
+
+class DagTask(Base):
+    """One task of a DAG version, unfolded, so that creating a run is one INSERT … SELECT."""
+
+    __tablename__ = "dag_task"
+    dag_id: Mapped[str] = mapped_column(primary_key=True)
+    bundle_version: Mapped[str] = mapped_column(primary_key=True)
+    task_id: Mapped[str] = mapped_column(primary_key=True)
+    queue: Mapped[str]
+    priority: Mapped[int]
+    max_tries: Mapped[int]
+    retry_delay_seconds: Mapped[float]
+    timeout_seconds: Mapped[float | None]
+    trigger_rule: Mapped[str]
+    inputs: Mapped[list[str]]  # upstream tasks whose return value it takes
+    upstream_total: Mapped[int]
+    leaf: Mapped[bool]
+    __table_args__ = (
+        ForeignKeyConstraint(
+            ["dag_id", "bundle_version"],
+            ["dag_version.dag_id", "dag_version.bundle_version"],
+            ondelete="CASCADE",
+        ),
+    )
+
+
+class DagEdge(Base):
+    """upstream → downstream of one DAG version."""
+
+    __tablename__ = "dag_edge"
+    dag_id: Mapped[str] = mapped_column(primary_key=True)
+    bundle_version: Mapped[str] = mapped_column(primary_key=True)
+    upstream: Mapped[str] = mapped_column(primary_key=True)
+    downstream: Mapped[str] = mapped_column(primary_key=True)
+    __table_args__ = (
+        ForeignKeyConstraint(
+            ["dag_id", "bundle_version"],
+            ["dag_version.dag_id", "dag_version.bundle_version"],
+            ondelete="CASCADE",
+        ),
+    )
+
+
+class DagRun(Base):
+    """One run of a DAG for one logical date. It keeps the bundle version it started with."""
+
+    __tablename__ = "dag_run"
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    dag_id: Mapped[str]
+    bundle_version: Mapped[str] = mapped_column(ForeignKey("bundle.version"))
+    logical_date: Mapped[dt.datetime]
+    interval_start: Mapped[dt.datetime]
+    interval_end: Mapped[dt.datetime]
+    run_type: Mapped[str]  # scheduled, manual, heartbeat
+    params: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
+    state: Mapped[str] = mapped_column(server_default="running")
+    unfinished: Mapped[int]
+    failed_leaves: Mapped[int] = mapped_column(server_default=text("0"))
+    created_at: Mapped[dt.datetime] = mapped_column(server_default=func.now())
+    ended_at: Mapped[dt.datetime | None]
+    __table_args__ = (
+        UniqueConstraint("dag_id", "logical_date"),
+        _one_of("state", RUN_STATES),
+        Index("ix_dag_run_recent", "created_at"),
+        Index("ix_dag_run_running", "id", postgresql_where=text("state = 'running'")),
+    )
+
+
+class TaskInstance(Base):
+    """One task of one run.
+
+    `attempt` numbers the dispatches and, with the id, is the whole message on the broker. `tries` counts the
+    failures that used up a retry; an interrupted attempt raises `interruptions` instead. `lease_token` is the
+    fencing token: every write of a running attempt names it.
+    """
+
+    __tablename__ = "task_instance"
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    run_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("dag_run.id", ondelete="CASCADE"))
+    dag_id: Mapped[str]
+    task_id: Mapped[str]
+    map_index: Mapped[int] = mapped_column(server_default=text("-1"))
+    bundle_version: Mapped[str]
+    state: Mapped[str]
+    queue: Mapped[str]
+    priority: Mapped[int]
+    trigger_rule: Mapped[str]
+    leaf: Mapped[bool]
+    upstream_total: Mapped[int]
+    waiting_on: Mapped[int]
+    upstream_failed: Mapped[int] = mapped_column(server_default=text("0"))
+    upstream_skipped: Mapped[int] = mapped_column(server_default=text("0"))
+    attempt: Mapped[int] = mapped_column(server_default=text("0"))
+    tries: Mapped[int] = mapped_column(server_default=text("0"))
+    max_tries: Mapped[int]
+    interruptions: Mapped[int] = mapped_column(server_default=text("0"))
+    retry_delay_seconds: Mapped[float]
+    timeout_seconds: Mapped[float | None]
+    available_at: Mapped[dt.datetime | None]
+    queued_at: Mapped[dt.datetime | None]
+    published_at: Mapped[dt.datetime | None]
+    lease_token: Mapped[uuid.UUID | None]
+    lease_expires_at: Mapped[dt.datetime | None]
+    node_id: Mapped[str | None]
+    started_at: Mapped[dt.datetime | None]
+    ended_at: Mapped[dt.datetime | None]
+    error: Mapped[str | None]
+    __table_args__ = (
+        UniqueConstraint("run_id", "task_id", "map_index"),
+        _one_of("state", TASK_STATES),
+        CheckConstraint("(state = 'running') = (lease_token IS NOT NULL)", name="lease"),
+        # Partial: their size follows the work under way, never the history.
+        Index(
+            "ix_task_instance_ready",
+            "queue",
+            text("priority DESC"),
+            "id",
+            postgresql_where=text("state = 'ready'"),
+        ),
+        Index(
+            "ix_task_instance_inflight",
+            "queue",
+            "state",
+            postgresql_where=text("state IN ('queued', 'running')"),
+        ),
+        Index("ix_task_instance_node", "node_id", postgresql_where=text("state = 'running'")),
+    )
+
+
+class XCom(Base):
+    """A task's return value, passed to the tasks that take it."""
+
+    __tablename__ = "xcom"
+    run_id: Mapped[int] = mapped_column(
+        BigInteger, ForeignKey("dag_run.id", ondelete="CASCADE"), primary_key=True
+    )
+    task_id: Mapped[str] = mapped_column(primary_key=True)
+    map_index: Mapped[int] = mapped_column(primary_key=True, server_default=text("-1"))
+    value: Mapped[Any] = mapped_column(JSONB)
+
+
+class Event(Base):
+    """Every transition, in order: the live view, the audit trail and the tests read this one table."""
+
+    __tablename__ = "event"
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    at: Mapped[dt.datetime] = mapped_column(server_default=func.clock_timestamp())
+    kind: Mapped[str]  # task, run, node, rollout
+    subject: Mapped[str]  # task instance id, run id, node id, rollout id
+    state: Mapped[str]  # the state entered
+    run_id: Mapped[int | None] = mapped_column(BigInteger)
+    attempt: Mapped[int | None]
+    node_id: Mapped[str | None]
+    detail: Mapped[str | None]
+    __table_args__ = (Index("ix_event_run", "run_id", postgresql_where=text("run_id IS NOT NULL")),)
+
+
+class Node(Base):
+    """A machine of the fleet. Its row changes only with its state: a claim locks it against a cordon."""
+
+    __tablename__ = "node"
+    node_id: Mapped[str] = mapped_column(primary_key=True)
+    role: Mapped[str]  # worker, scheduler, web
+    pool: Mapped[str]
+    state: Mapped[str]
+    reason: Mapped[str | None]  # why it drains
+    requested_by: Mapped[str | None]
+    deadline_at: Mapped[dt.datetime | None]  # end of the drain
+    release: Mapped[str]
+    slots: Mapped[int]
+    queues: Mapped[list[str]]
+    boot_id: Mapped[str]  # changes with every start of the node's service
+    instance_id: Mapped[str]
+    address: Mapped[str]
+    registered_at: Mapped[dt.datetime] = mapped_column(server_default=func.now())
+    changed_at: Mapped[dt.datetime] = mapped_column(server_default=func.now())
+    __table_args__ = (
+        _one_of("state", NODE_STATES),
+        Index("ix_node_live", "role", "pool", postgresql_where=text("state <> 'gone'")),
+    )
+
+
+class NodeHeartbeat(Base):
+    """When a node was last heard; apart from `node`, so that a heartbeat never waits for a claim."""
+
+    __tablename__ = "node_heartbeat"
+    node_id: Mapped[str] = mapped_column(ForeignKey("node.node_id", ondelete="CASCADE"), primary_key=True)
+    at: Mapped[dt.datetime]
+
+
+class Release(Base):
+    """An archive of everything a node runs."""
+
+    __tablename__ = "release"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    label: Mapped[str]
+    git_commit: Mapped[str]
+    url: Mapped[str]
+    size: Mapped[int] = mapped_column(BigInteger)
+    created_at: Mapped[dt.datetime] = mapped_column(server_default=func.now())
+    created_by: Mapped[str]
+
+
+class Rollout(Base):
+    """A wish to run one release on a pool, its plan, and how far it is."""
+
+    __tablename__ = "rollout"
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    role: Mapped[str]
+    pool: Mapped[str]
+    release: Mapped[str]
+    strategy: Mapped[str]
+    wish: Mapped[dict[str, Any]]
+    state: Mapped[str] = mapped_column(server_default="running")
+    error: Mapped[str | None]
+    driver: Mapped[str | None]  # who drives it now
+    driver_at: Mapped[dt.datetime | None]
+    created_by: Mapped[str]
+    created_at: Mapped[dt.datetime] = mapped_column(server_default=func.now())
+    ended_at: Mapped[dt.datetime | None]
+    __table_args__ = (
+        _one_of("state", ROLLOUT_STATES),
+        # One roll per pool at a time; the database refuses the second.
+        Index(
+            "uq_rollout_one_per_pool", "role", "pool", unique=True, postgresql_where=text("state = 'running'")
+        ),
+    )
+
+
+class RolloutStep(Base):
+    """One step of a rollout's plan: recorded before and after it is done."""
+
+    __tablename__ = "rollout_step"
+    rollout_id: Mapped[int] = mapped_column(
+        BigInteger, ForeignKey("rollout.id", ondelete="CASCADE"), primary_key=True
+    )
+    seq: Mapped[int] = mapped_column(primary_key=True)
+    action: Mapped[str]
+    args: Mapped[dict[str, Any]]
+    state: Mapped[str] = mapped_column(server_default="pending")
+    detail: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
+    started_at: Mapped[dt.datetime | None]
+    ended_at: Mapped[dt.datetime | None]
+    __table_args__ = (_one_of("state", STEP_STATES),)
+
+
+class Deploy(Base):
+    """One line of the deploy history: pipeline code, releases and infrastructure alike."""
+
+    __tablename__ = "deploy"
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    at: Mapped[dt.datetime] = mapped_column(server_default=func.now())
+    kind: Mapped[str]  # code, release, infra
+    target: Mapped[str]  # bundle name, pool, stack
+    before: Mapped[str | None]
+    after: Mapped[str | None]
+    who: Mapped[str]
+    detail: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
+    __table_args__ = (Index("ix_deploy_at", "at"),)

@@ -1,0 +1,198 @@
+"""Every change of a node's state.
+
+booting → ready → draining → drained → gone, and draining → ready when a drain is called off. A node's row is
+written only when its state changes; heartbeats have a table of their own.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from sqlalchemy import Connection, text
+
+from runner.state import transitions
+from runner.state.transitions import notify
+
+
+@dataclass(frozen=True)
+class NodeInfo:
+    """What a node says of itself when it registers. `boot_id` is new at every start of its service."""
+
+    node_id: str
+    role: str
+    pool: str
+    release: str
+    boot_id: str
+    slots: int = 0
+    queues: Sequence[str] = field(default_factory=tuple)
+    instance_id: str = ""
+    address: str = ""
+
+
+@dataclass(frozen=True)
+class Orders:
+    """The answer to a heartbeat: the node's state, and which of its leases still hold."""
+
+    state: str
+    reason: str | None
+    deadline_at: dt.datetime | None
+    held: frozenset[uuid.UUID]
+
+
+def queue_of(node_id: str) -> str:
+    """The queue that only this node consumes; a heartbeat run on it proves that this very node works."""
+    return f"node.{node_id}"
+
+
+_REGISTER = text("""
+WITH old AS (
+    SELECT state, boot_id FROM node WHERE node_id = :node_id
+), registered AS (
+    INSERT INTO node (node_id, role, pool, state, release, slots, queues, boot_id, instance_id, address)
+    VALUES (:node_id, :role, :pool, :state, :release, :slots, :queues, :boot_id, :instance_id, :address)
+    ON CONFLICT (node_id) DO UPDATE SET
+        role = excluded.role, pool = excluded.pool, release = excluded.release, slots = excluded.slots,
+        queues = excluded.queues, boot_id = excluded.boot_id, instance_id = excluded.instance_id,
+        address = excluded.address, changed_at = now(),
+        -- a drain outlives a restart: only a node that was not told to go becomes ready
+        state = CASE WHEN node.state IN ('booting', 'ready') THEN excluded.state ELSE node.state END
+    RETURNING node_id, state
+), recorded AS (
+    INSERT INTO event (kind, subject, state, node_id, detail)
+    SELECT 'node', node_id, state, node_id, 'registered with release ' || CAST(:release AS text) FROM registered
+)
+SELECT registered.state, (SELECT boot_id FROM old) AS old_boot FROM registered
+""")
+
+_BEAT = """
+    INSERT INTO node_heartbeat (node_id, at) VALUES (:node_id, now())
+    ON CONFLICT (node_id) DO UPDATE SET at = excluded.at
+"""
+
+_HEARTBEAT = text(f"""
+WITH beat AS ({_BEAT}), renewed AS (
+    UPDATE task_instance SET lease_expires_at = now() + make_interval(secs => :lease)
+    WHERE state = 'running' AND node_id = :node_id AND lease_token = ANY (CAST(:tokens AS uuid[]))
+    RETURNING lease_token
+)
+SELECT state, reason, deadline_at, ARRAY(SELECT lease_token FROM renewed) FROM node WHERE node_id = :node_id
+""")
+
+_MOVE = text("""
+WITH moved AS (
+    UPDATE node SET state = :state, reason = coalesce(CAST(:reason AS text), reason),
+        requested_by = coalesce(CAST(:by AS text), requested_by),
+        deadline_at = CASE WHEN CAST(:seconds AS float) IS NULL THEN deadline_at
+                           ELSE now() + make_interval(secs => :seconds) END,
+        changed_at = now()
+    WHERE node_id = :node_id AND state = ANY (:before)
+    RETURNING node_id
+), recorded AS (
+    INSERT INTO event (kind, subject, state, node_id, detail)
+    SELECT 'node', node_id, :state, node_id, concat_ws(', by ', CAST(:reason AS text), CAST(:by AS text)) FROM moved
+)
+SELECT count(*) FROM moved
+""")
+
+
+def register(connection: Connection, info: NodeInfo, *, state: str = "ready") -> str:
+    """Write down that this node's service has started; returns the state it is in.
+
+    A new boot id proves that nothing of the earlier start runs any more, so what was leased to it is handed on.
+    """
+    row = connection.execute(
+        _REGISTER,
+        {
+            "node_id": info.node_id,
+            "role": info.role,
+            "pool": info.pool,
+            "state": state,
+            "release": info.release,
+            "slots": info.slots,
+            "queues": list(info.queues),
+            "boot_id": info.boot_id,
+            "instance_id": info.instance_id,
+            "address": info.address,
+        },
+    ).one()
+    if row.old_boot not in (None, info.boot_id):
+        transitions.interrupt_node(connection, info.node_id, "the worker was restarted")
+    connection.execute(text(_BEAT), {"node_id": info.node_id})
+    notify(connection)
+    return str(row.state)
+
+
+def heartbeat(
+    connection: Connection, node_id: str, tokens: Sequence[uuid.UUID] = (), *, lease_seconds: float = 300.0
+) -> Orders | None:
+    """Say that the node lives, renew the leases of these tokens, and read its orders: one statement.
+
+    None if the node is not known (its row was removed): it must register again.
+    """
+    row = connection.execute(
+        _HEARTBEAT,
+        {"node_id": node_id, "tokens": [str(t) for t in tokens], "lease": lease_seconds},
+    ).one_or_none()
+    return Orders(row[0], row[1], row[2], frozenset(row[3])) if row else None
+
+
+def cordon(connection: Connection, node_id: str, *, reason: str, by: str, deadline_seconds: float) -> bool:
+    """ready → draining. From the commit on, no claim on this node succeeds. False if it was not ready or booting.
+
+    A node that drains already keeps its first reason and deadline.
+    """
+    return _move(connection, node_id, "draining", ("booting", "ready"), reason, by, deadline_seconds)
+
+
+def uncordon(connection: Connection, node_id: str, *, by: str) -> bool:
+    """draining → ready: the drain is called off. False if the node was not draining."""
+    return _move(connection, node_id, "ready", ("draining",), "drain called off", by, None)
+
+
+def drained(connection: Connection, node_id: str) -> bool:
+    """draining → drained, if and only if no lease is left on the node. True also if it was drained before."""
+    connection.execute(text("SELECT 1 FROM node WHERE node_id = :id FOR UPDATE"), {"id": node_id})
+    if running(connection, node_id):
+        return False
+    _move(connection, node_id, "drained", ("draining",), None, None, None)
+    state = connection.execute(text("SELECT state FROM node WHERE node_id = :id"), {"id": node_id}).scalar()
+    return state in ("drained", "gone")
+
+
+def gone(connection: Connection, node_id: str, *, cause: str) -> int:
+    """any → gone: the machine is proven dead. What it was running is handed on; returns how many tasks."""
+    _move(connection, node_id, "gone", ("booting", "ready", "draining", "drained"), cause, None, None)
+    return transitions.interrupt_node(connection, node_id, cause)
+
+
+def running(connection: Connection, node_id: str) -> int:
+    """Tasks this node holds a lease for."""
+    statement = text("SELECT count(*) FROM task_instance WHERE state = 'running' AND node_id = :id")
+    n: int = connection.execute(statement, {"id": node_id}).scalar_one()
+    return n
+
+
+def _move(
+    connection: Connection,
+    node_id: str,
+    state: str,
+    before: Sequence[str],
+    reason: str | None,
+    by: str | None,
+    seconds: float | None,
+) -> bool:
+    values = {
+        "node_id": node_id,
+        "state": state,
+        "before": list(before),
+        "reason": reason,
+        "by": by,
+        "seconds": seconds,
+    }
+    moved = connection.execute(_MOVE, values).scalar_one() > 0
+    if moved:
+        notify(connection)
+    return moved
