@@ -1,0 +1,241 @@
+"""Daemons that outlive their starter, found again by pid file, never mistaken for another process."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import psutil
+
+from runner.settings import SluiceError
+
+_POLL_SECONDS = 0.02
+
+
+@dataclass(frozen=True)
+class Ref:
+    """One process for all time: its pid, and when it started, so that a recycled pid is another process."""
+
+    pid: int
+    started: str
+
+    def alive(self) -> bool:
+        """Whether this very process still runs; a zombie does not."""
+        _reap(self.pid)
+        return birth(self.pid) == self.started
+
+    def signal(self, number: int) -> bool:
+        """Send a signal to this very process; False if it is gone. Raises SluiceError if it is not ours."""
+        if not self.alive():
+            return False
+        try:
+            os.kill(self.pid, number)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            raise SluiceError(
+                f"process {self.pid} belongs to another user and cannot be signalled",
+                "run the command as the user who started it",
+            ) from None
+        return True
+
+
+def birth(pid: int) -> str | None:
+    """When the process with this pid started, as an opaque text; None if there is none or it is a zombie.
+
+    On Linux: boot id and start in clock ticks since boot, which a change of the wall clock does not move.
+    Elsewhere: the wall clock time of its creation.
+    """
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError as e:
+        if Path("/proc/self/stat").exists() or e.errno not in (errno.ENOENT, errno.ENOTDIR):
+            return None
+        with contextlib.suppress(psutil.Error):
+            found = psutil.Process(pid)
+            if found.status() != psutil.STATUS_ZOMBIE:
+                return f"{found.create_time():.2f}"
+        return None
+    # The command name may hold blanks and brackets: the fields are counted from its closing bracket.
+    fields = text.rpartition(")")[2].split()
+    return None if fields[0] in "ZX" else f"{_boot_id()}:{fields[19]}"
+
+
+def start(
+    argv: Sequence[str],
+    env: Mapping[str, str],
+    log: Path,
+    pidfile: Path,
+    *,
+    cwd: Path | None = None,
+    user: tuple[int, int] | None = None,
+) -> Ref:
+    """Start a daemon in a session of its own, or return the one that runs already under this pid file.
+
+    env is the whole environment. stdout and stderr are appended to log. user is a (uid, gid) to run as.
+    Raises SluiceError if the program cannot be started.
+    """
+    pidfile.parent.mkdir(parents=True, exist_ok=True)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(pidfile):
+        running = read(pidfile)
+        if running is not None:
+            return running
+        try:
+            with log.open("ab") as out:
+                child = subprocess.Popen(
+                    list(argv),
+                    env=dict(env),
+                    cwd=cwd,
+                    stdin=subprocess.DEVNULL,
+                    stdout=out,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                    user=user[0] if user else None,
+                    group=user[1] if user else None,
+                    extra_groups=[] if user else None,
+                )
+        except OSError as e:
+            raise SluiceError(f"cannot start {argv[0]}: {e.strerror or e}") from None
+        ref = Ref(child.pid, birth(child.pid) or "exited at once")
+        # The daemon is meant to outlive this object: without this, letting go of it is reported as a leak.
+        # It is reaped by alive().
+        child.returncode = 0
+        write_atomically(pidfile, json.dumps({"pid": ref.pid, "started": ref.started}))
+        return ref
+
+
+def read(pidfile: Path) -> Ref | None:
+    """The live process of this pid file, or None."""
+    ref = recorded(pidfile)
+    return ref if ref is not None and ref.alive() else None
+
+
+def recorded(pidfile: Path) -> Ref | None:
+    """What the pid file says, whether it still runs or not; None without a readable file."""
+    try:
+        data = json.loads(pidfile.read_text())
+        return Ref(int(data["pid"]), str(data["started"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def alive(pidfile: Path) -> bool:
+    """Whether the process of this pid file runs."""
+    return read(pidfile) is not None
+
+
+def stop(
+    pidfile: Path, grace: float = 10.0, first: signal.Signals = signal.SIGTERM
+) -> Literal["", "stopped", "killed"]:
+    """Ask the process to end, wait up to grace seconds, then KILL what is left of it and its descendants.
+
+    Returns "" if nothing ran, "stopped" if it ended by itself in time, "killed" if it had to be killed.
+    The pid file is removed.
+    """
+    ref = read(pidfile)
+    if ref is None:
+        pidfile.unlink(missing_ok=True)
+        return ""
+    family = tree(
+        ref.pid
+    )  # taken now: once the parent is gone its children can no longer be found through it
+    ref.signal(first)
+    ended = wait_gone(ref, grace)
+    family |= tree(ref.pid)
+    for member in family:
+        member.signal(signal.SIGKILL)
+    for member in family:
+        wait_gone(member, 5.0)
+    pidfile.unlink(missing_ok=True)
+    return "stopped" if ended else "killed"
+
+
+def kill_tree(pid: int, marker: str = "") -> int:
+    """KILL a process, its descendants and its session, at once and without asking; returns how many.
+
+    marker is a NAME=value that its starter put into its environment: whatever still carries it is killed too,
+    so a grandchild that lost its parent and made a session of its own does not survive its machine.
+    """
+    killed: set[Ref] = set()
+    for _ in range(5):  # what was forked between looking and killing is found in the next round
+        found = {r for r in tree(pid) | (_marked(marker) if marker else set()) if r.pid != os.getpid()}
+        if not found:
+            break
+        for ref in found:
+            ref.signal(signal.SIGKILL)
+        killed |= found
+        for ref in found:
+            wait_gone(ref, 2.0)
+    return len(killed)
+
+
+def tree(pid: int) -> set[Ref]:
+    """The process, its descendants, and the members of the session it leads."""
+    pids: set[int] = set()
+    with contextlib.suppress(psutil.Error):
+        pids = {pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))}
+    if pid != os.getsid(0):
+        for other in psutil.pids():
+            # A session keeps its leader's pid taken for as long as it has a member: this is never a stranger.
+            with contextlib.suppress(OSError):
+                if os.getsid(other) == pid:
+                    pids.add(other)
+    return {Ref(p, b) for p in pids if (b := birth(p)) is not None}
+
+
+def wait_gone(ref: Ref, seconds: float) -> bool:
+    """Wait until the process has ended; False if it still runs after that time."""
+    deadline = time.monotonic() + seconds
+    while ref.alive():
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(_POLL_SECONDS)
+    return True
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file so that a reader sees the old content or the new, never a part."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part.write_text(text)
+    part.replace(path)
+
+
+def _marked(marker: str) -> set[Ref]:
+    found = set()
+    name, _, value = marker.partition("=")
+    for other in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if other.environ().get(name) == value and (b := birth(other.pid)):
+                found.add(Ref(other.pid, b))
+    return found
+
+
+def _reap(pid: int) -> None:
+    """Take the exit status if it is a child of ours that has ended, so that it does not stay as a zombie."""
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(pid, os.WNOHANG)
+
+
+def _boot_id() -> str:
+    with contextlib.suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return ""
+
+
+@contextlib.contextmanager
+def _locked(pidfile: Path) -> Iterator[None]:
+    """Two starters of one daemon: the second waits and finds it running."""
+    with pidfile.with_suffix(".lock").open("a") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
