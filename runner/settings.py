@@ -42,9 +42,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="SLUICE_", extra="ignore")
 
     env: str = Field("dev", description="environment this process belongs to")
-    region: str = Field(
-        default_factory=lambda: os.environ.get("AWS_REGION", "us-east-1"), description="AWS region"
-    )
+    region: str = Field(default_factory=lambda: os.environ.get("AWS_REGION", "us-east-1"), description="AWS region")
     database_url: str = Field("", description="postgresql://… of the metadata database")
     database_secret: str = Field(
         "", description="Secrets Manager ARN of {username, password}, instead of a password in the URL"

@@ -123,9 +123,7 @@ def active_version(connection: Connection, name: str) -> str | None:
 
 def location(connection: Connection, version: str) -> str:
     """The URL of a bundle version's archive. Raises UsageError for an unknown version."""
-    url: str | None = connection.execute(
-        text("SELECT url FROM bundle WHERE version = :v"), {"v": version}
-    ).scalar()
+    url: str | None = connection.execute(text("SELECT url FROM bundle WHERE version = :v"), {"v": version}).scalar()
     if url is None:
         raise UsageError(f"no bundle version {version!r}", "`deployctl dags push DIR` publishes one")
     return url

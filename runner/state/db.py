@@ -16,9 +16,7 @@ def connect(url: str, *, pool_size: int = 5, application_name: str = "sluice", *
     A dead connection is noticed before use, and a database that answers nothing for 10 s counts as away:
     a failover must not hang a heartbeat.
     """
-    driver_url = url.replace("postgres://", "postgresql://", 1).replace(
-        "postgresql://", "postgresql+psycopg://", 1
-    )
+    driver_url = url.replace("postgres://", "postgresql://", 1).replace("postgresql://", "postgresql+psycopg://", 1)
     return create_engine(
         driver_url,
         pool_size=pool_size,

@@ -25,9 +25,7 @@ def config() -> Config:
     cfg = Config()
     cfg.set_main_option("script_location", str(here))
     cfg.set_main_option("path_separator", "os")
-    cfg.set_main_option(
-        "version_locations", ":".join([str(here / "versions/pre"), str(here / "versions/post")])
-    )
+    cfg.set_main_option("version_locations", ":".join([str(here / "versions/pre"), str(here / "versions/post")]))
     return cfg
 
 

@@ -222,9 +222,7 @@ class XCom(Base):
     """A task's return value, passed to the tasks that take it."""
 
     __tablename__ = "xcom"
-    run_id: Mapped[int] = mapped_column(
-        BigInteger, ForeignKey("dag_run.id", ondelete="CASCADE"), primary_key=True
-    )
+    run_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("dag_run.id", ondelete="CASCADE"), primary_key=True)
     task_id: Mapped[str] = mapped_column(primary_key=True)
     map_index: Mapped[int] = mapped_column(primary_key=True, server_default=text("-1"))
     value: Mapped[Any] = mapped_column(JSONB)
@@ -312,9 +310,7 @@ class Rollout(Base):
     __table_args__ = (
         _one_of("state", ROLLOUT_STATES),
         # One roll per pool at a time; the database refuses the second.
-        Index(
-            "uq_rollout_one_per_pool", "role", "pool", unique=True, postgresql_where=text("state = 'running'")
-        ),
+        Index("uq_rollout_one_per_pool", "role", "pool", unique=True, postgresql_where=text("state = 'running'")),
     )
 
 
@@ -322,9 +318,7 @@ class RolloutStep(Base):
     """One step of a rollout's plan: recorded before and after it is done."""
 
     __tablename__ = "rollout_step"
-    rollout_id: Mapped[int] = mapped_column(
-        BigInteger, ForeignKey("rollout.id", ondelete="CASCADE"), primary_key=True
-    )
+    rollout_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("rollout.id", ondelete="CASCADE"), primary_key=True)
     seq: Mapped[int] = mapped_column(primary_key=True)
     action: Mapped[str]
     args: Mapped[dict[str, Any]]

@@ -212,9 +212,7 @@ def resend(
     A message counts as lost `idle_after` seconds after it was sent while its queue has idle slots, else
     `busy_after` seconds after.
     """
-    rows = connection.execute(
-        _RESEND, {"fresh": fresh_seconds, "idle_after": idle_after, "busy_after": busy_after}
-    )
+    rows = connection.execute(_RESEND, {"fresh": fresh_seconds, "idle_after": idle_after, "busy_after": busy_after})
     return [Message(*row) for row in rows]
 
 
@@ -466,9 +464,7 @@ WITH lost AS (
 )
 SELECT count(*) FROM interrupted
 """
-_INTERRUPT_EXPIRED = text(
-    _INTERRUPT.format(which="lease_expires_at < now() - make_interval(secs => :margin)")
-)
+_INTERRUPT_EXPIRED = text(_INTERRUPT.format(which="lease_expires_at < now() - make_interval(secs => :margin)"))
 _INTERRUPT_NODE = text(_INTERRUPT.format(which="node_id = :node_id"))
 
 

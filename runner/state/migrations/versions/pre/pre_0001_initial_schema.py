@@ -17,9 +17,7 @@ def upgrade() -> None:
         sa.Column("name", sa.Text(), nullable=False),
         sa.Column("url", sa.Text(), nullable=False),
         sa.Column("size", sa.BigInteger(), nullable=False),
-        sa.Column(
-            "created_at", postgresql.TIMESTAMP(timezone=True), server_default=sa.text("now()"), nullable=False
-        ),
+        sa.Column("created_at", postgresql.TIMESTAMP(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.Column("created_by", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("version", name=op.f("pk_bundle")),
     )
@@ -32,9 +30,7 @@ def upgrade() -> None:
         sa.Column("before", sa.Text(), nullable=True),
         sa.Column("after", sa.Text(), nullable=True),
         sa.Column("who", sa.Text(), nullable=False),
-        sa.Column(
-            "detail", postgresql.JSONB(astext_type=sa.Text()), server_default=sa.text("'{}'"), nullable=False
-        ),
+        sa.Column("detail", postgresql.JSONB(astext_type=sa.Text()), server_default=sa.text("'{}'"), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_deploy")),
     )
     op.create_index("ix_deploy_at", "deploy", ["at"], unique=False)
@@ -56,9 +52,7 @@ def upgrade() -> None:
         sa.Column("detail", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_event")),
     )
-    op.create_index(
-        "ix_event_run", "event", ["run_id"], unique=False, postgresql_where=sa.text("run_id IS NOT NULL")
-    )
+    op.create_index("ix_event_run", "event", ["run_id"], unique=False, postgresql_where=sa.text("run_id IS NOT NULL"))
     op.create_table(
         "node",
         sa.Column("node_id", sa.Text(), nullable=False),
@@ -80,17 +74,11 @@ def upgrade() -> None:
             server_default=sa.text("now()"),
             nullable=False,
         ),
-        sa.Column(
-            "changed_at", postgresql.TIMESTAMP(timezone=True), server_default=sa.text("now()"), nullable=False
-        ),
-        sa.CheckConstraint(
-            "state IN ('booting', 'ready', 'draining', 'drained', 'gone')", name=op.f("ck_node_state")
-        ),
+        sa.Column("changed_at", postgresql.TIMESTAMP(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.CheckConstraint("state IN ('booting', 'ready', 'draining', 'drained', 'gone')", name=op.f("ck_node_state")),
         sa.PrimaryKeyConstraint("node_id", name=op.f("pk_node")),
     )
-    op.create_index(
-        "ix_node_live", "node", ["role", "pool"], unique=False, postgresql_where=sa.text("state <> 'gone'")
-    )
+    op.create_index("ix_node_live", "node", ["role", "pool"], unique=False, postgresql_where=sa.text("state <> 'gone'"))
     op.create_table(
         "release",
         sa.Column("id", sa.Text(), nullable=False),
@@ -98,9 +86,7 @@ def upgrade() -> None:
         sa.Column("git_commit", sa.Text(), nullable=False),
         sa.Column("url", sa.Text(), nullable=False),
         sa.Column("size", sa.BigInteger(), nullable=False),
-        sa.Column(
-            "created_at", postgresql.TIMESTAMP(timezone=True), server_default=sa.text("now()"), nullable=False
-        ),
+        sa.Column("created_at", postgresql.TIMESTAMP(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.Column("created_by", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_release")),
     )
@@ -117,13 +103,9 @@ def upgrade() -> None:
         sa.Column("driver", sa.Text(), nullable=True),
         sa.Column("driver_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.Column("created_by", sa.Text(), nullable=False),
-        sa.Column(
-            "created_at", postgresql.TIMESTAMP(timezone=True), server_default=sa.text("now()"), nullable=False
-        ),
+        sa.Column("created_at", postgresql.TIMESTAMP(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.Column("ended_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
-        sa.CheckConstraint(
-            "state IN ('running', 'succeeded', 'failed', 'aborted')", name=op.f("ck_rollout_state")
-        ),
+        sa.CheckConstraint("state IN ('running', 'succeeded', 'failed', 'aborted')", name=op.f("ck_rollout_state")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_rollout")),
     )
     op.create_index(
@@ -142,9 +124,7 @@ def upgrade() -> None:
         sa.Column("paused", sa.Boolean(), server_default=sa.text("false"), nullable=False),
         sa.Column("schedule", sa.Text(), nullable=True),
         sa.Column("next_run_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
-        sa.Column(
-            "updated_at", postgresql.TIMESTAMP(timezone=True), server_default=sa.text("now()"), nullable=False
-        ),
+        sa.Column("updated_at", postgresql.TIMESTAMP(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.ForeignKeyConstraint(["bundle_version"], ["bundle.version"], name=op.f("fk_dag_bundle_version")),
         sa.PrimaryKeyConstraint("dag_id", name=op.f("pk_dag")),
     )
@@ -160,20 +140,14 @@ def upgrade() -> None:
         sa.Column("interval_start", postgresql.TIMESTAMP(timezone=True), nullable=False),
         sa.Column("interval_end", postgresql.TIMESTAMP(timezone=True), nullable=False),
         sa.Column("run_type", sa.Text(), nullable=False),
-        sa.Column(
-            "params", postgresql.JSONB(astext_type=sa.Text()), server_default=sa.text("'{}'"), nullable=False
-        ),
+        sa.Column("params", postgresql.JSONB(astext_type=sa.Text()), server_default=sa.text("'{}'"), nullable=False),
         sa.Column("state", sa.Text(), server_default="running", nullable=False),
         sa.Column("unfinished", sa.Integer(), nullable=False),
         sa.Column("failed_leaves", sa.Integer(), server_default=sa.text("0"), nullable=False),
-        sa.Column(
-            "created_at", postgresql.TIMESTAMP(timezone=True), server_default=sa.text("now()"), nullable=False
-        ),
+        sa.Column("created_at", postgresql.TIMESTAMP(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.Column("ended_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.CheckConstraint("state IN ('running', 'success', 'failed')", name=op.f("ck_dag_run_state")),
-        sa.ForeignKeyConstraint(
-            ["bundle_version"], ["bundle.version"], name=op.f("fk_dag_run_bundle_version")
-        ),
+        sa.ForeignKeyConstraint(["bundle_version"], ["bundle.version"], name=op.f("fk_dag_run_bundle_version")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_dag_run")),
         sa.UniqueConstraint("dag_id", "logical_date", name=op.f("uq_dag_run_dag_id")),
     )
@@ -186,9 +160,7 @@ def upgrade() -> None:
         sa.Column("dag_id", sa.Text(), nullable=False),
         sa.Column("bundle_version", sa.Text(), nullable=False),
         sa.Column("spec", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
-        sa.ForeignKeyConstraint(
-            ["bundle_version"], ["bundle.version"], name=op.f("fk_dag_version_bundle_version")
-        ),
+        sa.ForeignKeyConstraint(["bundle_version"], ["bundle.version"], name=op.f("fk_dag_version_bundle_version")),
         sa.PrimaryKeyConstraint("dag_id", "bundle_version", name=op.f("pk_dag_version")),
     )
     op.create_table(
@@ -207,14 +179,10 @@ def upgrade() -> None:
         sa.Column("action", sa.Text(), nullable=False),
         sa.Column("args", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
         sa.Column("state", sa.Text(), server_default="pending", nullable=False),
-        sa.Column(
-            "detail", postgresql.JSONB(astext_type=sa.Text()), server_default=sa.text("'{}'"), nullable=False
-        ),
+        sa.Column("detail", postgresql.JSONB(astext_type=sa.Text()), server_default=sa.text("'{}'"), nullable=False),
         sa.Column("started_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.Column("ended_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
-        sa.CheckConstraint(
-            "state IN ('pending', 'running', 'done', 'failed')", name=op.f("ck_rollout_step_state")
-        ),
+        sa.CheckConstraint("state IN ('pending', 'running', 'done', 'failed')", name=op.f("ck_rollout_step_state")),
         sa.ForeignKeyConstraint(
             ["rollout_id"], ["rollout.id"], name=op.f("fk_rollout_step_rollout_id"), ondelete="CASCADE"
         ),
@@ -232,9 +200,7 @@ def upgrade() -> None:
             name=op.f("fk_dag_edge_dag_id"),
             ondelete="CASCADE",
         ),
-        sa.PrimaryKeyConstraint(
-            "dag_id", "bundle_version", "upstream", "downstream", name=op.f("pk_dag_edge")
-        ),
+        sa.PrimaryKeyConstraint("dag_id", "bundle_version", "upstream", "downstream", name=op.f("pk_dag_edge")),
     )
     op.create_table(
         "dag_task",
@@ -290,16 +256,12 @@ def upgrade() -> None:
         sa.Column("started_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.Column("ended_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.Column("error", sa.Text(), nullable=True),
-        sa.CheckConstraint(
-            "(state = 'running') = (lease_token IS NOT NULL)", name=op.f("ck_task_instance_lease")
-        ),
+        sa.CheckConstraint("(state = 'running') = (lease_token IS NOT NULL)", name=op.f("ck_task_instance_lease")),
         sa.CheckConstraint(
             "state IN ('waiting', 'ready', 'queued', 'running', 'success', 'failed', 'skipped', 'upstream_failed')",
             name=op.f("ck_task_instance_state"),
         ),
-        sa.ForeignKeyConstraint(
-            ["run_id"], ["dag_run.id"], name=op.f("fk_task_instance_run_id"), ondelete="CASCADE"
-        ),
+        sa.ForeignKeyConstraint(["run_id"], ["dag_run.id"], name=op.f("fk_task_instance_run_id"), ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_task_instance")),
         sa.UniqueConstraint("run_id", "task_id", "map_index", name=op.f("uq_task_instance_run_id")),
     )
