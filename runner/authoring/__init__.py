@@ -1,1 +1,21 @@
 """What a pipeline author imports: DAGs, tasks, the running task's context. Imports nothing else of ours."""
+
+from runner.authoring.context import Context, get_current_context
+from runner.authoring.dag import DAG, dag
+from runner.authoring.errors import AuthoringError, ReturnValueError, Skip
+from runner.authoring.spec import DagSpec, TaskSpec
+from runner.authoring.task import Output, task
+
+__all__ = [
+    "DAG",
+    "AuthoringError",
+    "Context",
+    "DagSpec",
+    "Output",
+    "ReturnValueError",
+    "Skip",
+    "TaskSpec",
+    "dag",
+    "get_current_context",
+    "task",
+]

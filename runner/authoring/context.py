@@ -1,0 +1,85 @@
+"""What a running task knows about its run: who it is, which time it stands for, where its files go."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import dataclasses
+import datetime as dt
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+_TIMES = ("logical_date", "interval_start", "interval_end")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """The running task instance.
+
+    `try_number` counts from 1 and rises only with failures that used up a retry; `attempt` counts every time
+    the task was handed to a worker, interruptions included. Times are aware. `logical_date` is the scheduled
+    instant; the data interval is [interval_start, interval_end).
+    """
+
+    dag_id: str
+    run_id: str
+    task_id: str
+    logical_date: dt.datetime
+    interval_start: dt.datetime = None  # type: ignore[assignment]  # defaults to logical_date
+    interval_end: dt.datetime = None  # type: ignore[assignment]  # defaults to logical_date
+    try_number: int = 1
+    attempt: int = 1
+    params: dict[str, Any] = field(default_factory=dict)
+    node: str = ""
+    release: str = ""
+    bundle_version: str = ""
+    log_url: str = ""
+    storage_url: str = ""
+    artifacts_url: str = ""
+
+    def __post_init__(self) -> None:
+        for name in _TIMES:
+            value = getattr(self, name)
+            if value is None:
+                object.__setattr__(self, name, self.logical_date)
+            elif value.tzinfo is None:
+                raise ValueError(f"{name} must have a time zone, not {value.isoformat()}")
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values; times as ISO 8601."""
+        out = dataclasses.asdict(self)
+        for name in _TIMES:
+            out[name] = out[name].isoformat()
+        return out
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Context:
+        """The inverse of `to_json`. Keys this release does not know are left out."""
+        known = {f.name for f in dataclasses.fields(cls)}
+        values = {k: v for k, v in data.items() if k in known}
+        for name in _TIMES:
+            if isinstance(values.get(name), str):
+                values[name] = dt.datetime.fromisoformat(values[name])
+        return cls(**values)
+
+
+_current: contextvars.ContextVar[Context] = contextvars.ContextVar("sluice_task_context")
+
+
+def get_current_context() -> Context:
+    """The context of the task that is running. Raises LookupError outside of one."""
+    try:
+        return _current.get()
+    except LookupError:
+        raise LookupError("no task is running: get_current_context() works inside a task function only") from None
+
+
+@contextlib.contextmanager
+def running(context: Context) -> Iterator[None]:
+    """Make `context` the current one for the length of the block."""
+    token = _current.set(context)
+    try:
+        yield
+    finally:
+        _current.reset(token)
