@@ -20,6 +20,8 @@ import psutil
 from runner.settings import SluiceError
 
 _POLL_SECONDS = 0.02
+_children: set[int] = set()  # started by this process and not yet reaped
+_exit_codes: dict[int, int] = {}
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,7 @@ def start(
         # The daemon is meant to outlive this object: without this, letting go of it is reported as a leak.
         # It is reaped by alive().
         child.returncode = 0
+        _children.add(child.pid)
         write_atomically(pidfile, json.dumps({"pid": ref.pid, "started": ref.started}))
         return ref
 
@@ -147,9 +150,7 @@ def stop(
     if ref is None:
         pidfile.unlink(missing_ok=True)
         return ""
-    family = tree(
-        ref.pid
-    )  # taken now: once the parent is gone its children can no longer be found through it
+    family = tree(ref.pid)  # taken now: once the parent is gone its children can no longer be found through it
     ref.signal(first)
     ended = wait_gone(ref, grace)
     family |= tree(ref.pid)
@@ -161,15 +162,17 @@ def stop(
     return "stopped" if ended else "killed"
 
 
-def kill_tree(pid: int, marker: str = "") -> int:
+def kill_tree(pid: int | None, marker: str = "") -> int:
     """KILL a process, its descendants and its session, at once and without asking; returns how many.
 
     marker is a NAME=value that its starter put into its environment: whatever still carries it is killed too,
-    so a grandchild that lost its parent and made a session of its own does not survive its machine.
+    so a grandchild that lost its parent and made a session of its own does not survive its machine. With a
+    marker the pid may be None: the process itself is gone already.
     """
     killed: set[Ref] = set()
     for _ in range(5):  # what was forked between looking and killing is found in the next round
-        found = {r for r in tree(pid) | (_marked(marker) if marker else set()) if r.pid != os.getpid()}
+        found = (tree(pid) if pid is not None else set()) | (_marked(marker) if marker else set())
+        found = {ref for ref in found if ref.pid != os.getpid()}
         if not found:
             break
         for ref in found:
@@ -177,6 +180,7 @@ def kill_tree(pid: int, marker: str = "") -> int:
         killed |= found
         for ref in found:
             wait_gone(ref, 2.0)
+        pid = None if pid is not None and birth(pid) is None else pid
     return len(killed)
 
 
@@ -221,10 +225,24 @@ def _marked(marker: str) -> set[Ref]:
     return found
 
 
+def exit_code(ref: Ref) -> int | None:
+    """How a daemon started by this very process ended (negative: by that signal); None if that is not known."""
+    _reap(ref.pid)
+    return _exit_codes.get(ref.pid)
+
+
 def _reap(pid: int) -> None:
-    """Take the exit status if it is a child of ours that has ended, so that it does not stay as a zombie."""
-    with contextlib.suppress(ChildProcessError):
-        os.waitpid(pid, os.WNOHANG)
+    """Take the exit status of a child of ours that has ended, so that it does not stay as a zombie."""
+    if pid not in _children:
+        return
+    try:
+        done, status = os.waitpid(pid, os.WNOHANG)
+    except ChildProcessError:
+        _children.discard(pid)
+        return
+    if done:
+        _exit_codes[pid] = os.waitstatus_to_exitcode(status)
+        _children.discard(pid)
 
 
 def _boot_id() -> str:
