@@ -1,0 +1,186 @@
+"""What a saved Terraform plan would do, as data that can be printed, tested and refused. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from runner.settings import SluiceError
+
+Action = Literal["add", "change", "replace", "destroy"]
+
+# Losing one of these loses data or the ground everything stands on.
+PROTECTED = frozenset(
+    {
+        "aws_db_instance",
+        "aws_rds_cluster",
+        "aws_elasticache_replication_group",
+        "aws_s3_bucket",
+        "aws_vpc",
+        "aws_kms_key",
+        "aws_secretsmanager_secret",
+        "aws_route53_zone",
+        "aws_autoscaling_group",
+    }
+)
+
+SUPPORTED_FORMAT = 1
+_ACTIONS: dict[tuple[str, ...], Action] = {
+    ("create",): "add",
+    ("update",): "change",
+    ("delete",): "destroy",
+    ("delete", "create"): "replace",
+    ("create", "delete"): "replace",
+}
+_SHOWN_CHARACTERS = 60
+_GONE = object()
+
+
+@dataclass(frozen=True)
+class Field:
+    """One attribute that changes: its name and both values as short text, secrets never shown."""
+
+    name: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True)
+class Change:
+    """One resource that a plan touches."""
+
+    address: str
+    type: str
+    action: Action
+    fields: tuple[Field, ...] = ()
+
+
+@dataclass(frozen=True)
+class PlanSummary:
+    """All that a plan touches. `outputs` counts changed outputs: a plan can change nothing but those."""
+
+    items: tuple[Change, ...] = ()
+    outputs: int = 0
+
+    @property
+    def adds(self) -> tuple[Change, ...]:
+        return self._of("add")
+
+    @property
+    def changes(self) -> tuple[Change, ...]:
+        return self._of("change")
+
+    @property
+    def replaces(self) -> tuple[Change, ...]:
+        return self._of("replace")
+
+    @property
+    def destroys(self) -> tuple[Change, ...]:
+        return self._of("destroy")
+
+    @property
+    def empty(self) -> bool:
+        """Whether applying it would do nothing."""
+        return not self.items and not self.outputs
+
+    @property
+    def steps(self) -> int:
+        """How many resource operations an apply reports; a replacement is two."""
+        return len(self.items) + len(self.replaces)
+
+    def protected(self, types: Collection[str] = PROTECTED) -> list[str]:
+        """Addresses of protected resources that the plan would destroy or replace."""
+        return [c.address for c in self.items if c.action in ("destroy", "replace") and c.type in types]
+
+    def line(self) -> str:
+        """The plan in a few words: `3 to add, 1 to replace`."""
+        counts = [
+            (len(self.adds), "to add"),
+            (len(self.changes), "to change"),
+            (len(self.replaces), "to replace"),
+            (len(self.destroys), "to destroy"),
+        ]
+        said = [f"{n} {what}" for n, what in counts if n]
+        return ", ".join(said) or ("only outputs change" if self.outputs else "no changes")
+
+    def as_json(self) -> dict[str, Any]:
+        """The plan for `--json`."""
+        return {
+            "add": [c.address for c in self.adds],
+            "change": [
+                {"address": c.address, "fields": {f.name: [f.before, f.after] for f in c.fields}} for c in self.changes
+            ],
+            "replace": [c.address for c in self.replaces],
+            "destroy": [c.address for c in self.destroys],
+            "outputs": self.outputs,
+        }
+
+    def _of(self, action: Action) -> tuple[Change, ...]:
+        return tuple(c for c in self.items if c.action == action)
+
+
+def from_show(document: Mapping[str, Any]) -> PlanSummary:
+    """Read what `terraform show -json <plan>` printed.
+
+    Raises SluiceError for a major format version this code does not know; unknown keys are ignored.
+    """
+    check_format("plan", str(document.get("format_version", "")), SUPPORTED_FORMAT)
+    items = []
+    for entry in document.get("resource_changes", ()):
+        change = entry.get("change", {})
+        action = _ACTIONS.get(tuple(change.get("actions", ())))
+        if action is None or entry.get("mode") == "data":
+            continue
+        fields = tuple(_fields(change)) if action in ("change", "replace") else ()
+        items.append(Change(entry["address"], entry.get("type", ""), action, fields))
+    outputs = sum(1 for o in document.get("output_changes", {}).values() if o.get("actions", ["no-op"]) != ["no-op"])
+    return PlanSummary(tuple(items), outputs)
+
+
+def check_format(what: str, version: str, supported: int) -> None:
+    """Raise SluiceError unless the version's major number is the one supported (the text is `major.minor`)."""
+    major = version.partition(".")[0]
+    if major != str(supported):
+        raise SluiceError(
+            f"this terraform speaks {what} format {version or '(none)'}, this deployctl knows {supported}.x",
+            "use a terraform release of this project's series, or a newer deployctl",
+        )
+
+
+def _fields(change: Mapping[str, Any]) -> Iterator[Field]:
+    before, after = change.get("before") or {}, change.get("after") or {}
+    unknown, secret_before = change.get("after_unknown") or {}, change.get("before_sensitive") or {}
+    secret_after = change.get("after_sensitive") or {}
+    for name in sorted({*before, *after, *unknown}):
+        coming = "(known after apply)" if unknown.get(name) is True else None
+        if coming is None and before.get(name, _GONE) == after.get(name, _GONE):
+            continue
+        if _holds_secret(secret_before.get(name)) or _holds_secret(secret_after.get(name)):
+            yield Field(name, "(sensitive)", "(sensitive)")
+            continue
+        old = before.get(name)
+        if coming is not None and old is None:
+            continue
+        new = after.get(name)
+        if isinstance(old, dict) and isinstance(new, dict):
+            for key in sorted({*old, *new}):
+                if old.get(key, _GONE) != new.get(key, _GONE):
+                    yield Field(f"{name}.{key}", _short(old.get(key)), _short(new.get(key)))
+        else:
+            yield Field(name, _short(old), coming or _short(new))
+
+
+def _holds_secret(marks: Any) -> bool:
+    """Terraform marks a secret with `true` at its place, and has empty containers or `false` elsewhere."""
+    if isinstance(marks, dict):
+        return any(_holds_secret(v) for v in marks.values())
+    if isinstance(marks, list):
+        return any(_holds_secret(v) for v in marks)
+    return marks is True
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) and value else json.dumps(value)
+    return text if len(text) <= _SHOWN_CHARACTERS else text[: _SHOWN_CHARACTERS - 1] + "…"
