@@ -1,0 +1,60 @@
+"""Security group rules and launch templates that Terraform can read back as it wrote them.
+
+Stock moto 5.2.1 keeps the description of a rule whose source is a security group but never returns it;
+mixes a launch template's own tags into its data, where they leak into the next plan; and stores the user
+data of a template's later versions as a plain string, on which launching an instance then fails. It also
+creates later versions from their own data alone, where AWS starts from the source version.
+"""
+
+from __future__ import annotations
+
+from moto.ec2.models.launch_templates import LaunchTemplate
+from moto.ec2.models.security_groups import SecurityGroupRule
+from moto.ec2.responses.launch_templates import LaunchTemplates
+from moto.ec2.utils import parse_user_data
+
+_stock_init = LaunchTemplate.__init__
+_stock_create_version = LaunchTemplates.create_launch_template_version
+
+
+def install() -> None:
+    SecurityGroupRule.description = property(rule_description)
+    LaunchTemplate.__init__ = init_template
+    LaunchTemplates.create_launch_template_version = create_launch_template_version
+
+
+def rule_description(rule) -> str | None:
+    for source in (rule.ip_range, rule.source_group):
+        if source.get("Description"):
+            return source["Description"]
+    return None
+
+
+def init_template(self, backend, name, template_data, version_description, tag_spec):
+    """Without the template's own tags, and without an empty UserData, in the data."""
+    data = {k: v for k, v in template_data.items() if k != "TagSpecifications" and v is not None}
+    for_launches = [
+        spec for spec in template_data.get("TagSpecifications", []) if spec.get("ResourceType") != "launch-template"
+    ]
+    if for_launches:
+        data["TagSpecifications"] = for_launches
+    _stock_init(self, backend, name, data, version_description, tag_spec)
+
+
+def create_launch_template_version(self):
+    data = self._get_param("LaunchTemplateData", {})
+    if data.get("UserData") is not None:
+        data["UserData"] = parse_user_data(data["UserData"])
+    source = self._get_param("SourceVersion")
+    if source:
+        identity = self._get_param("LaunchTemplateId")
+        template = (
+            self.ec2_backend.get_launch_template(identity)
+            if identity
+            else self.ec2_backend.get_launch_template_by_name(self._get_param("LaunchTemplateName"))
+        )
+        data = {**template.get_version(source).data, **data}
+
+    get_param = self._get_param
+    self._get_param = lambda name, *default: data if name == "LaunchTemplateData" else get_param(name, *default)
+    return _stock_create_version(self)
