@@ -1,0 +1,2 @@
+zones        = 2
+nat_gateways = "one"

@@ -1,0 +1,29 @@
+variable "env" {
+  description = "Environment: part of every name."
+  type        = string
+
+  validation {
+    condition     = can(regex("^[a-z][a-z0-9]{1,11}$", var.env))
+    error_message = "env is \"${var.env}\"; it must be 2 to 12 lower-case letters and digits, a letter first."
+  }
+}
+
+variable "region" {
+  description = "AWS region."
+  type        = string
+}
+
+variable "account_id" {
+  description = "AWS account the environment lives in; credentials of another one are refused."
+  type        = string
+
+  validation {
+    condition     = can(regex("^[0-9]{12}$", var.account_id))
+    error_message = "account_id is \"${var.account_id}\"; it must be the 12 digits of an AWS account."
+  }
+}
+
+variable "state_bucket" {
+  description = "Bucket with the state of all stacks of this environment."
+  type        = string
+}
