@@ -1,0 +1,221 @@
+"""Releases: a content-addressed archive of everything a node runs.
+
+    releases/<id>.tar.gz    wheel/  requirements.lock  systemd/  ansible/  scripts/bootstrap  manifest.json
+    releases/<id>.json      the manifest alone: label, git commit, files with their sha256
+
+The id is the first 12 hex digits of the sha256 over the files and the label. The same tree gives the same bytes and
+the same id on any machine, so building twice publishes once.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from sqlalchemy import Connection
+
+from runner.settings import SluiceError, UsageError
+from runner.state import rollouts
+from runner.storage import Storage
+
+_TREES = ("systemd", "ansible")  # taken whole
+_FILES = ("requirements.lock", "scripts/bootstrap")
+_IGNORED = {"__pycache__", ".DS_Store", ".ansible", ".git", "molecule"}
+_EPOCH = 1_577_836_800  # 2020-01-01: the date of every file inside, so that the same content gives the same bytes
+_ID = re.compile(r"^[0-9a-f]{12}$")
+
+
+@dataclass(frozen=True)
+class BuiltRelease:
+    """A release on this machine's disk. `path` is the archive; its manifest is `<id>.json` beside it."""
+
+    id: str
+    path: Path
+    manifest: dict[str, Any]
+
+    @property
+    def label(self) -> str:
+        """What its builder called it."""
+        return str(self.manifest["label"])
+
+
+def archive_key(release: str) -> str:
+    """Where a release's archive lies under the artifacts URL."""
+    return f"releases/{release}.tar.gz"
+
+
+def manifest_key(release: str) -> str:
+    """Where a release's manifest lies under the artifacts URL."""
+    return f"releases/{release}.json"
+
+
+def build(root: Path, label: str = "", out: Path | None = None) -> BuiltRelease:
+    """Build the release of the source tree at `root` into the directory `out` (default `<root>/dist/releases`).
+
+    Raises UsageError if `root` is not a source tree, SluiceError if the wheel cannot be built.
+    """
+    root = root.absolute()
+    for needed in ("pyproject.toml", "requirements.lock"):
+        if not (root / needed).is_file():
+            raise UsageError(f"{root} has no {needed}", "run it in the source tree, or name one with --root")
+    out = (out or root / "dist" / "releases").absolute()
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out, prefix=".build-") as scratch:
+        wheel = _wheel(root, Path(scratch))
+        files = {f"wheel/{wheel.name}": wheel.read_bytes(), **_collect(root)}
+    manifest = describe(files, label, _git_commit(root))
+    release = str(manifest["id"])
+    path = out / f"{release}.tar.gz"
+    executable = {name for name in files if name in _FILES[1:] or _is_executable(root / name)}
+    _write(path, pack({**files, "manifest.json": _json(manifest)}, executable))
+    _write(out / f"{release}.json", _json(manifest))
+    return BuiltRelease(release, path, manifest)
+
+
+def describe(files: Mapping[str, bytes], label: str, commit: str) -> dict[str, Any]:
+    """The manifest of these files. Pure; the id depends on the files and the label, not on the commit."""
+    hashes = {name: hashlib.sha256(files[name]).hexdigest() for name in sorted(files)}
+    identity = "".join(f"{digest}  {name}\n" for name, digest in hashes.items()) + f"label {label}\n"
+    release = hashlib.sha256(identity.encode()).hexdigest()[:12]
+    return {"id": release, "label": label, "git_commit": commit, "files": hashes}
+
+
+def pack(files: Mapping[str, bytes], executable: set[str]) -> bytes:
+    """A .tar.gz with nothing in it that differs between two builds: no dates, owners or order of the disk."""
+    plain = io.BytesIO()
+    with tarfile.open(fileobj=plain, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for name in sorted(files):
+            info = tarfile.TarInfo(name)
+            info.size = len(files[name])
+            info.mtime = _EPOCH
+            info.mode = 0o755 if name in executable else 0o644
+            tar.addfile(info, io.BytesIO(files[name]))
+    packed = io.BytesIO()
+    with gzip.GzipFile(filename="", fileobj=packed, mode="wb", mtime=_EPOCH) as gz:
+        gz.write(plain.getvalue())
+    return packed.getvalue()
+
+
+def unpack(archive: Path, target: Path) -> dict[str, Any]:
+    """Unpack an archive into `target`, check every file against the manifest, and return the manifest.
+
+    `target` appears whole or not at all; one that is there already is left as it is. Raises SluiceError for an
+    archive that is not what its manifest says.
+    """
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
+        try:
+            with tarfile.open(archive, "r:gz") as tar:
+                tar.extractall(part, filter="data")
+            verify(part)
+            part.chmod(0o755)
+            part.rename(target)
+        except (tarfile.TarError, OSError, EOFError, ValueError, KeyError) as e:
+            if not target.exists():  # else another process was first
+                raise SluiceError(f"release archive {archive} is broken: {e}", "build and publish it again") from None
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+    manifest: dict[str, Any] = json.loads((target / "manifest.json").read_text())
+    return manifest
+
+
+def verify(directory: Path) -> None:
+    """Raise ValueError unless the directory holds exactly the files of its manifest, with their content."""
+    manifest = json.loads((directory / "manifest.json").read_text())
+    there = {p.relative_to(directory).as_posix() for p in directory.rglob("*") if p.is_file()} - {"manifest.json"}
+    if missing := sorted(set(manifest["files"]) ^ there):
+        raise ValueError(f"{missing[0]} is not in both the archive and its manifest")
+    for name, digest in manifest["files"].items():
+        if hashlib.sha256((directory / name).read_bytes()).hexdigest() != digest:
+            raise ValueError(f"{name} has another sha256 than the manifest says")
+    again = describe({n: (directory / n).read_bytes() for n in manifest["files"]}, manifest["label"], "")
+    if again["id"] != manifest["id"]:
+        raise ValueError(f"the content has the id {again['id']}, the manifest says {manifest['id']}")
+
+
+def publish(built: BuiltRelease, storage: Storage, connection: Connection, who: str) -> bool:
+    """Upload a release unless it is there, and write it down; False if it was published before.
+
+    The archive comes first and the row last: a release that is listed can be fetched.
+    """
+    url = storage.url_of(archive_key(built.id))
+    if not storage.exists(archive_key(built.id)):
+        storage.put(manifest_key(built.id), _json(built.manifest))
+        storage.put(archive_key(built.id), built.path)
+    return rollouts.add_release(
+        connection,
+        release=built.id,
+        label=built.label,
+        git_commit=str(built.manifest["git_commit"]),
+        url=url,
+        size=built.path.stat().st_size,
+        who=who,
+    )
+
+
+def valid_id(text: str) -> bool:
+    """Whether this can be a release's id."""
+    return bool(_ID.match(text))
+
+
+def _wheel(root: Path, out: Path) -> Path:
+    argv = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(out)]
+    env = {**os.environ, "SOURCE_DATE_EPOCH": str(_EPOCH), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(argv, cwd=root, env=env, capture_output=True, text=True, check=False)
+    wheels = sorted(out.glob("*.whl"))
+    if done.returncode != 0 or len(wheels) != 1:
+        said = (done.stderr.strip() or done.stdout.strip() or "no output").splitlines()[-1]
+        hint = "pip install 'sluice[deploy]'" if "No module named hatchling" in said else "fix pyproject.toml"
+        raise SluiceError(f"the wheel cannot be built: {said}", hint)
+    return wheels[0]
+
+
+def _collect(root: Path) -> dict[str, bytes]:
+    found = {name: (root / name).read_bytes() for name in _FILES if (root / name).is_file()}
+    for tree in _TREES:
+        for path in sorted((root / tree).rglob("*")):
+            name = PurePosixPath(path.relative_to(root).as_posix())
+            if path.is_file() and not _IGNORED & set(name.parts):
+                found[str(name)] = path.read_bytes()
+    return found
+
+
+def _is_executable(path: Path) -> bool:
+    return path.is_file() and os.access(path, os.X_OK)
+
+
+def _git_commit(root: Path) -> str:
+    """The commit checked out, with `+` behind it if the tree differs from it; "" outside of git."""
+    git = ["git", "-C", str(root)]
+    try:
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+        if head.returncode != 0:
+            return ""
+        changed = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=False)
+    except OSError:
+        return ""
+    return head.stdout.strip() + ("+" if changed.stdout.strip() else "")
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, indent=2, sort_keys=True) + "\n").encode()
+
+
+def _write(path: Path, data: bytes) -> None:
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part.write_bytes(data)
+    part.replace(path)

@@ -1,0 +1,346 @@
+"""Every change of a rollout's state, and the releases it moves a fleet to.
+
+A rollout is `running` until its last step is done. Its driver is whoever holds it now: a name and a heartbeat, taken
+over when the heartbeat stops. A rollout with an `error` that still runs is on its way back.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import IntegrityError
+
+from runner.settings import RefusedError, UsageError
+from runner.state.transitions import notify
+
+DRIVER_SECONDS = 15.0  # a driver that was silent for this long may be replaced
+
+
+@dataclass(frozen=True)
+class RolloutView:
+    """A rollout as it stands. `error` while running: it failed or was aborted, and is being undone."""
+
+    id: int
+    role: str
+    pool: str
+    release: str
+    strategy: str
+    wish: dict[str, Any]
+    state: str
+    error: str | None
+    driver: str | None
+    driver_age: float | None
+    created_by: str
+    created_at: dt.datetime
+    ended_at: dt.datetime | None
+
+
+@dataclass(frozen=True)
+class StepView:
+    """One recorded step. `age` is seconds since it was started."""
+
+    seq: int
+    action: str
+    args: dict[str, Any]
+    state: str
+    detail: dict[str, Any]
+    started_at: dt.datetime | None
+    ended_at: dt.datetime | None
+    age: float | None
+
+
+@dataclass(frozen=True)
+class ReleaseView:
+    """A published release."""
+
+    id: str
+    label: str
+    git_commit: str
+    url: str
+    size: int
+    created_at: dt.datetime
+    created_by: str
+
+
+# --- releases -------------------------------------------------------------------------------------------------
+
+_ADD_RELEASE = text("""
+INSERT INTO release (id, label, git_commit, url, size, created_by)
+VALUES (:id, :label, :git_commit, :url, :size, :who) ON CONFLICT (id) DO NOTHING RETURNING id
+""")
+_RELEASES = "SELECT id, label, git_commit, url, size, created_at, created_by FROM release "
+
+
+def add_release(
+    connection: Connection, *, release: str, label: str, git_commit: str, url: str, size: int, who: str
+) -> bool:
+    """Write down a published release; False if it was known."""
+    values = {"id": release, "label": label, "git_commit": git_commit, "url": url, "size": size, "who": who}
+    return connection.execute(_ADD_RELEASE, values).one_or_none() is not None
+
+
+def releases(connection: Connection, limit: int = 50) -> list[ReleaseView]:
+    """The published releases, newest first."""
+    rows = connection.execute(text(_RELEASES + "ORDER BY created_at DESC, id LIMIT :n"), {"n": limit})
+    return [ReleaseView(*row) for row in rows]
+
+
+def find_release(connection: Connection, name: str) -> ReleaseView:
+    """The release with this id, or `newest`. Raises UsageError if there is none."""
+    if name == "newest":
+        newest = releases(connection, 1)
+        if not newest:
+            raise UsageError("no release has been published", "`deployctl release build` publishes one")
+        return newest[0]
+    row = connection.execute(text(_RELEASES + "WHERE id = :id"), {"id": name}).one_or_none()
+    if row is None:
+        raise UsageError(f"no release {name!r}", "`deployctl release list` shows those there are")
+    return ReleaseView(*row)
+
+
+# --- rollouts -------------------------------------------------------------------------------------------------
+
+_ROLLOUTS = """
+SELECT id, role, pool, release, strategy, wish, state, error, driver,
+       extract(epoch FROM clock_timestamp() - driver_at)::float, created_by, created_at, ended_at
+FROM rollout
+"""
+_STEPS = text("""
+SELECT seq, action, args, state, detail, started_at, ended_at,
+       extract(epoch FROM clock_timestamp() - started_at)::float
+FROM rollout_step WHERE rollout_id = :id ORDER BY seq
+""")
+
+
+def create(
+    connection: Connection,
+    *,
+    role: str,
+    pool: str,
+    release: str,
+    strategy: str,
+    wish: Mapping[str, Any],
+    steps: Sequence[tuple[str, Mapping[str, Any]]],
+    who: str,
+) -> int:
+    """File a wish with its plan; the driver takes it from here. Returns the rollout's id.
+
+    Raises RefusedError if this pool is being rolled already.
+    """
+    values = {
+        "role": role,
+        "pool": pool,
+        "release": release,
+        "strategy": strategy,
+        "wish": json.dumps(dict(wish)),
+        "who": who,
+    }
+    try:
+        with connection.begin_nested():
+            rollout_id: int = connection.execute(
+                text("""
+                INSERT INTO rollout (role, pool, release, strategy, wish, created_by)
+                VALUES (:role, :pool, :release, :strategy, CAST(:wish AS jsonb), :who) RETURNING id"""),
+                values,
+            ).scalar_one()
+    except IntegrityError:
+        other = _running(connection, role, pool)
+        if other is None:  # it ended between the two statements
+            raise RefusedError(f"{role} pool {pool} was being rolled a moment ago", "run it again") from None
+        raise RefusedError(
+            f"{role} pool {pool} is being rolled to {other.release} by {other.created_by} "
+            f"since {other.created_at.astimezone():%H:%M:%S} (roll {other.id})",
+            f"watch it with `deployctl roll --watch {other.id}`, stop it with `deployctl roll --abort {other.id}`",
+        ) from None
+    _append(connection, rollout_id, 1, steps)
+    _event(connection, rollout_id, "running", f"{pool} to {release}, {len(steps)} steps, by {who}")
+    notify(connection)
+    return rollout_id
+
+
+def get(connection: Connection, rollout_id: int) -> RolloutView:
+    """One rollout. Raises UsageError if there is none with this id."""
+    row = connection.execute(text(_ROLLOUTS + "WHERE id = :id"), {"id": rollout_id}).one_or_none()
+    if row is None:
+        raise UsageError(f"no roll {rollout_id}", "`deployctl roll --list` shows the latest")
+    return RolloutView(*row)
+
+
+def recent(connection: Connection, limit: int = 20) -> list[RolloutView]:
+    """The latest rollouts, newest first."""
+    return [RolloutView(*r) for r in connection.execute(text(_ROLLOUTS + "ORDER BY id DESC LIMIT :n"), {"n": limit})]
+
+
+def running(connection: Connection) -> list[int]:
+    """Ids of the rollouts under way, oldest first."""
+    return list(connection.execute(text("SELECT id FROM rollout WHERE state = 'running' ORDER BY id")).scalars())
+
+
+def steps(connection: Connection, rollout_id: int) -> list[StepView]:
+    """All steps of a rollout in order."""
+    return [StepView(*row) for row in connection.execute(_STEPS, {"id": rollout_id})]
+
+
+def take(connection: Connection, rollout_id: int, owner: str, *, silent_seconds: float = DRIVER_SECONDS) -> bool:
+    """Become its driver, or say that one still drives it. False if somebody else does, or if it has ended."""
+    row = connection.execute(
+        text("""
+        UPDATE rollout SET driver = :owner, driver_at = clock_timestamp()
+        WHERE id = :id AND state = 'running' AND (driver IS NULL OR driver = :owner OR driver_at IS NULL
+              OR driver_at < clock_timestamp() - make_interval(secs => :silent))
+        RETURNING id"""),
+        {"id": rollout_id, "owner": owner, "silent": silent_seconds},
+    ).one_or_none()
+    return row is not None
+
+
+def let_go(connection: Connection, rollout_id: int, owner: str) -> None:
+    """Give the rollout back, so that another driver need not wait for a silence."""
+    connection.execute(
+        text("UPDATE rollout SET driver = NULL, driver_at = NULL WHERE id = :id AND driver = :owner"),
+        {"id": rollout_id, "owner": owner},
+    )
+
+
+def start_step(connection: Connection, rollout_id: int, seq: int, detail: Mapping[str, Any]) -> None:
+    """pending → running, with what the step has to remember, before anything is done."""
+    moved = connection.execute(
+        text("""
+        UPDATE rollout_step SET state = 'running', started_at = clock_timestamp(), detail = CAST(:detail AS jsonb)
+        WHERE rollout_id = :id AND seq = :seq AND state = 'pending' RETURNING action, args"""),
+        {"id": rollout_id, "seq": seq, "detail": json.dumps(dict(detail))},
+    ).one_or_none()
+    if moved:
+        _event(connection, rollout_id, "step", _step_text(seq, moved.action, "started"))
+
+
+def note_step(connection: Connection, rollout_id: int, seq: int, detail: Mapping[str, Any]) -> None:
+    """Write down how far a running step is."""
+    connection.execute(
+        text("""
+        UPDATE rollout_step SET detail = CAST(:detail AS jsonb)
+        WHERE rollout_id = :id AND seq = :seq AND state = 'running'"""),
+        {"id": rollout_id, "seq": seq, "detail": json.dumps(dict(detail))},
+    )
+
+
+def finish_step(connection: Connection, rollout_id: int, seq: int, detail: Mapping[str, Any]) -> None:
+    """running → done."""
+    _end_step(connection, rollout_id, seq, "done", detail)
+
+
+def fail_step(
+    connection: Connection,
+    rollout_id: int,
+    seq: int,
+    detail: Mapping[str, Any],
+    *,
+    error: str,
+    undo: Sequence[tuple[str, Mapping[str, Any]]],
+) -> None:
+    """running → failed: the rest of the plan is dropped and the way back takes its place."""
+    _end_step(connection, rollout_id, seq, "failed", detail)
+    turn_back(connection, rollout_id, seq, error=error, undo=undo)
+
+
+def turn_back(
+    connection: Connection, rollout_id: int, seq: int, *, error: str, undo: Sequence[tuple[str, Mapping[str, Any]]]
+) -> None:
+    """Drop all steps after `seq` and append the way back; the rollout goes on running until it is done."""
+    connection.execute(
+        text("DELETE FROM rollout_step WHERE rollout_id = :id AND seq > :seq"), {"id": rollout_id, "seq": seq}
+    )
+    _append(connection, rollout_id, seq + 1, undo)
+    connection.execute(
+        text("UPDATE rollout SET error = :error WHERE id = :id AND state = 'running'"),
+        {"id": rollout_id, "error": error},
+    )
+    _event(connection, rollout_id, "step", f"turning back: {error}")
+
+
+def ask_abort(connection: Connection, rollout_id: int, who: str) -> bool:
+    """Ask the driver to stop and leave the fleet healthy. False if the rollout has ended or is turning back."""
+    row = connection.execute(
+        text("""
+        UPDATE rollout SET wish = wish || jsonb_build_object('abort', CAST(:who AS text))
+        WHERE id = :id AND state = 'running' AND error IS NULL RETURNING id"""),
+        {"id": rollout_id, "who": who},
+    ).one_or_none()
+    if row:
+        notify(connection)
+    return row is not None
+
+
+def finish(connection: Connection, rollout_id: int, state: str, detail: Mapping[str, Any] | None = None) -> bool:
+    """running → succeeded, failed or aborted; a success leaves a line in the deploy history. False if it had ended.
+
+    `detail` is kept with the history: `before` names the release that was replaced.
+    """
+    facts = dict(detail or {})
+    row = connection.execute(
+        text("""
+        UPDATE rollout SET state = :state, ended_at = clock_timestamp(), driver = NULL, driver_at = NULL
+        WHERE id = :id AND state = 'running' RETURNING role, pool, release, created_by, error"""),
+        {"id": rollout_id, "state": state},
+    ).one_or_none()
+    if row is None:
+        return False
+    if state == "succeeded":
+        connection.execute(
+            text("""
+            INSERT INTO deploy (kind, target, before, after, who, detail)
+            VALUES ('release', :target, :before, :after, :who, CAST(:detail AS jsonb))"""),
+            {
+                "target": f"{row.role}/{row.pool}",
+                "before": facts.pop("before", None),
+                "after": row.release,
+                "who": row.created_by,
+                "detail": json.dumps({"rollout": rollout_id, **facts}),
+            },
+        )
+    _event(connection, rollout_id, state, row.error or f"{row.pool} to {row.release}")
+    notify(connection)
+    return True
+
+
+def _running(connection: Connection, role: str, pool: str) -> RolloutView | None:
+    statement = text(_ROLLOUTS + "WHERE state = 'running' AND role = :role AND pool = :pool")
+    row = connection.execute(statement, {"role": role, "pool": pool}).one_or_none()
+    return RolloutView(*row) if row else None
+
+
+def _append(connection: Connection, rollout_id: int, first: int, plan: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+    for seq, (action, args) in enumerate(plan, first):
+        connection.execute(
+            text("""
+            INSERT INTO rollout_step (rollout_id, seq, action, args)
+            VALUES (:id, :seq, :action, CAST(:args AS jsonb))"""),
+            {"id": rollout_id, "seq": seq, "action": action, "args": json.dumps(dict(args))},
+        )
+
+
+def _end_step(connection: Connection, rollout_id: int, seq: int, state: str, detail: Mapping[str, Any]) -> None:
+    row = connection.execute(
+        text("""
+        UPDATE rollout_step SET state = :state, ended_at = clock_timestamp(), detail = CAST(:detail AS jsonb)
+        WHERE rollout_id = :id AND seq = :seq AND state = 'running' RETURNING action"""),
+        {"id": rollout_id, "seq": seq, "state": state, "detail": json.dumps(dict(detail))},
+    ).one_or_none()
+    if row:
+        _event(connection, rollout_id, "step", _step_text(seq, row.action, state))
+
+
+def _step_text(seq: int, action: str, state: str) -> str:
+    return f"step {seq} {action}: {state}"
+
+
+def _event(connection: Connection, rollout_id: int, state: str, detail: str) -> None:
+    connection.execute(
+        text("INSERT INTO event (kind, subject, state, detail) VALUES ('rollout', :id, :state, :detail)"),
+        {"id": str(rollout_id), "state": state, "detail": detail},
+    )
