@@ -52,6 +52,7 @@ class Cancel:
         self._lock = threading.RLock()  # a signal handler may come in while its own thread holds it
         self._running: set[subprocess.Popen[bytes]] = set()
         self._wanted = False
+        self._asking = False
 
     @property
     def wanted(self) -> bool:
@@ -80,6 +81,15 @@ class Cancel:
                 self._running.discard(process)
 
     @contextlib.contextmanager
+    def asking(self) -> Iterator[None]:
+        """While a question is on the terminal no terraform runs: there Ctrl-C is an answer, and raises."""
+        self._asking = True
+        try:
+            yield
+        finally:
+            self._asking = False
+
+    @contextlib.contextmanager
     def on_signals(self, said: Callable[[bool], None]) -> Iterator[None]:
         """Let Ctrl-C, TERM and HUP cancel instead of raising; `said(first)` tells the user.
 
@@ -90,6 +100,8 @@ class Cancel:
             return
 
         def stop(_number: int, _frame: FrameType | None) -> None:
+            if self._asking:
+                raise KeyboardInterrupt
             first = not self._wanted
             self.cancel()
             said(first)

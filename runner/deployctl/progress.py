@@ -1,0 +1,131 @@
+"""Shows several stacks at work: one moving line each on a terminal, plain lines anywhere else."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Column
+
+from runner.deployctl import output
+from runner.deployctl.operations import ENDED, StackEvent
+
+_PLAIN_EVERY_SECONDS = 10.0
+_MARKS = {
+    "applied": "[green]✓[/]",
+    "destroyed": "[green]✓[/]",
+    "unchanged": "[dim]=[/]",
+    "failed": "[red]✗[/]",
+    "cancelled": "[yellow]■[/]",
+    "skipped": "[yellow]○[/]",
+    "waiting": "[yellow]…[/]",
+}
+
+
+class Display:
+    """A context manager that is also the `on_event` of operations.prepare()."""
+
+    def __init__(self, names: Sequence[str], console: Console | None = None) -> None:
+        self._console = console or output.progress
+        self._live = self._console.is_terminal
+        self._width = max((len(n) for n in names), default=0)
+        self._tasks: dict[str, TaskID] = {}
+        self._said: dict[str, tuple[str, float]] = {}
+        self._progress = Progress(
+            SpinnerColumn(finished_text=" "),
+            TextColumn("{task.fields[mark]}"),
+            TextColumn("[bold]{task.description}", table_column=Column(min_width=self._width)),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[now]}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
+            console=self._console,
+            refresh_per_second=8,
+            expand=True,
+        )
+
+    def __enter__(self) -> Display:
+        if self._live:
+            self._progress.start()
+        return self
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        if self._live:
+            self._progress.stop()
+
+    def __call__(self, event: StackEvent) -> None:
+        """Take one event in."""
+        if self._live:
+            self._draw(event)
+        else:
+            self._say(event)
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Get out of the way of a question."""
+        if self._live:
+            self._progress.stop()
+        try:
+            yield
+        finally:
+            if self._live:
+                self._progress.start()
+
+    def _draw(self, event: StackEvent) -> None:
+        task = self._tasks.get(event.stack)
+        if task is None:
+            task = self._tasks[event.stack] = self._progress.add_task(event.stack, total=None, mark=" ", now="")
+        ended = event.phase in ENDED
+        now = escape(describe(event))
+        if event.phase in ("plan", "init"):
+            self._progress.update(task, now=f"[dim]{now}[/]")
+        elif ended:
+            known = self._progress.tasks[self._progress.task_ids.index(task)]
+            total = known.total or 1
+            reached = total if event.phase in ("applied", "destroyed", "unchanged") else known.completed
+            self._progress.update(task, now=now, mark=_MARKS[event.phase], total=total, completed=reached)
+            self._progress.stop_task(task)
+        else:
+            self._progress.update(task, now=now, completed=event.done, total=event.total or None)
+
+    def _say(self, event: StackEvent) -> None:
+        phase, at = self._said.get(event.stack, ("", 0.0))
+        now = time.monotonic()
+        if event.phase == phase and now - at < _PLAIN_EVERY_SECONDS:
+            return
+        self._said[event.stack] = (event.phase, now)
+        took = f" ({output.duration(event.seconds)})" if event.phase in ENDED and event.seconds >= 1 else ""
+        self._console.print(f"{escape(event.stack):<{self._width}}  {escape(describe(event))}{took}")
+
+
+def describe(event: StackEvent) -> str:
+    """The event in a few words. Pure."""
+    match event.phase:
+        case "init":
+            return event.text
+        case "plan":
+            return f"planning, {event.done} resources read" if event.done else "planning"
+        case "planned":
+            return f"planned: {event.text}"
+        case "apply":
+            count = f"{event.done} of {event.total} done"
+            return f"{count}, {event.text} {event.resource}" if event.resource else count
+        case "applied" | "destroyed":
+            return f"{event.phase}: {event.text}"
+        case "unchanged":
+            return "no changes"
+        case "failed":
+            return f"failed: {event.text}"
+        case "cancelled":
+            return "stopped"
+        case "skipped":
+            return "not started: what it stands on failed"
+        case "waiting":
+            return "planned once what it stands on is applied"
