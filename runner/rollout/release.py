@@ -14,8 +14,6 @@ import hashlib
 import io
 import json
 import os
-import re
-import shutil
 import subprocess
 import sys
 import tarfile
@@ -35,7 +33,6 @@ _TREES = ("systemd", "ansible")  # taken whole
 _FILES = ("requirements.lock", "scripts/bootstrap")
 _IGNORED = {"__pycache__", ".DS_Store", ".ansible", ".git", "molecule"}
 _EPOCH = 1_577_836_800  # 2020-01-01: the date of every file inside, so that the same content gives the same bytes
-_ID = re.compile(r"^[0-9a-f]{12}$")
 
 
 @dataclass(frozen=True)
@@ -109,44 +106,6 @@ def pack(files: Mapping[str, bytes], executable: set[str]) -> bytes:
     return packed.getvalue()
 
 
-def unpack(archive: Path, target: Path) -> dict[str, Any]:
-    """Unpack an archive into `target`, check every file against the manifest, and return the manifest.
-
-    `target` appears whole or not at all; one that is there already is left as it is. Raises SluiceError for an
-    archive that is not what its manifest says.
-    """
-    if not target.exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
-        try:
-            with tarfile.open(archive, "r:gz") as tar:
-                tar.extractall(part, filter="data")
-            verify(part)
-            part.chmod(0o755)
-            part.rename(target)
-        except (tarfile.TarError, OSError, EOFError, ValueError, KeyError) as e:
-            if not target.exists():  # else another process was first
-                raise SluiceError(f"release archive {archive} is broken: {e}", "build and publish it again") from None
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
-    manifest: dict[str, Any] = json.loads((target / "manifest.json").read_text())
-    return manifest
-
-
-def verify(directory: Path) -> None:
-    """Raise ValueError unless the directory holds exactly the files of its manifest, with their content."""
-    manifest = json.loads((directory / "manifest.json").read_text())
-    there = {p.relative_to(directory).as_posix() for p in directory.rglob("*") if p.is_file()} - {"manifest.json"}
-    if missing := sorted(set(manifest["files"]) ^ there):
-        raise ValueError(f"{missing[0]} is not in both the archive and its manifest")
-    for name, digest in manifest["files"].items():
-        if hashlib.sha256((directory / name).read_bytes()).hexdigest() != digest:
-            raise ValueError(f"{name} has another sha256 than the manifest says")
-    again = describe({n: (directory / n).read_bytes() for n in manifest["files"]}, manifest["label"], "")
-    if again["id"] != manifest["id"]:
-        raise ValueError(f"the content has the id {again['id']}, the manifest says {manifest['id']}")
-
-
 def publish(built: BuiltRelease, storage: Storage, connection: Connection, who: str) -> bool:
     """Upload a release unless it is there, and write it down; False if it was published before.
 
@@ -165,11 +124,6 @@ def publish(built: BuiltRelease, storage: Storage, connection: Connection, who: 
         size=built.path.stat().st_size,
         who=who,
     )
-
-
-def valid_id(text: str) -> bool:
-    """Whether this can be a release's id."""
-    return bool(_ID.match(text))
 
 
 def _wheel(root: Path, out: Path) -> Path:
