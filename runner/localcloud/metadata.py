@@ -176,7 +176,7 @@ class Server(ThreadingHTTPServer):
 
     def serve(self) -> threading.Thread:
         """Answer requests in a thread of its own."""
-        thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 1.0}, daemon=True)
+        thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.2}, daemon=True)
         thread.start()
         return thread
 

@@ -193,7 +193,7 @@ class Node:
                 pause = 1.0
             ended = "ended" if code is None else f"killed by {_signal_name(-code)}" if code < 0 else f"exit {code}"
             self.say(f"agent {ended}; starting again in {pause:g} s{_last_line(self.home / 'agent.log')}")
-            kill(self.home)  # what it left behind belongs to no one: systemd would empty the control group too
+            # Its services are left alone, as systemd would: they are units of their own, and the next agent finds them.
             self._pause(pause)
             pause = min(pause * 2, _BACKOFF_MAX_SECONDS)
             env = env if env is not None else self._boot()
