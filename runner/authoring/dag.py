@@ -249,6 +249,14 @@ class DagFactory:
         if found is not None:
             found.factories.append(self)
 
+    def required(self) -> list[str]:
+        """Names of the arguments it cannot be called without."""
+        return [
+            p.name
+            for p in inspect.signature(self.function).parameters.values()
+            if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+        ]
+
     def __call__(self, *args: Any, **kwargs: Any) -> DAG:
         self.called = True
         description = self.options.get("description") or self.function.__doc__ or ""
@@ -303,16 +311,9 @@ class Collected:
             raise AuthoringError(f"duplicate dag id {made.dag_id!r}: also made at {first.place}", made.place)
         self.dags[made.dag_id] = made
 
-    def call_factories(self) -> None:
-        """Build the DAGs of `@dag` functions nobody called and that can be called without arguments."""
-        for factory in self.factories:
-            required = [
-                p.name
-                for p in inspect.signature(factory.function).parameters.values()
-                if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
-            ]
-            if not factory.called and not required:
-                factory()
+    def uncalled(self) -> list[DagFactory]:
+        """`@dag` functions nobody called and that can be called without arguments."""
+        return [f for f in self.factories if not f.called and not f.required()]
 
 
 _collected: contextvars.ContextVar[Collected | None] = contextvars.ContextVar("sluice_collected", default=None)

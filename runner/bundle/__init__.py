@@ -1,1 +1,20 @@
 """Versions of pipeline code: build, validate, publish, fetch, load."""
+
+from runner.bundle.build import Archive, build
+from runner.bundle.fetch import BUILTIN, fetch
+from runner.bundle.load import BundleError, Problem, load
+from runner.bundle.publish import Published, publish
+from runner.bundle.validate import validate
+
+__all__ = [
+    "BUILTIN",
+    "Archive",
+    "BundleError",
+    "Problem",
+    "Published",
+    "build",
+    "fetch",
+    "load",
+    "publish",
+    "validate",
+]

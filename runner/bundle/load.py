@@ -1,0 +1,169 @@
+"""Import a bundle's files and find its DAGs, or everything that is wrong with it."""
+
+from __future__ import annotations
+
+import datetime as dt
+import fcntl
+import importlib
+import os
+import sys
+import traceback
+import zoneinfo
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
+
+from cronsim import CronSim, CronSimError
+
+from runner.authoring import DAG, AuthoringError
+from runner.authoring.dag import collecting
+from runner.settings import SluiceError
+
+_loaded: list[str] = []  # directories put on sys.path by the last load
+_in_use: dict[str, int] = {}  # directory → descriptor of its lock
+
+
+class Problem(NamedTuple):
+    """Something wrong in a bundle's file (relative to the bundle), `line` 0 where there is none."""
+
+    file: str
+    line: int
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}: {self.what}" if self.line else f"{self.file}: {self.what}"
+
+
+class BundleError(SluiceError):
+    """A bundle that cannot be used; `problems` are all that were found."""
+
+    def __init__(self, directory: Path | str, problems: Sequence[Problem]) -> None:
+        self.problems = list(problems)
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        super().__init__(
+            f"bundle {Path(directory).name}: {problems[0]}{more}", "nothing was changed; fix it and push again"
+        )
+
+
+def load(directory: Path) -> dict[str, DAG]:
+    """dag_id → DAG of every top-level *.py of a bundle, imported with the bundle first on sys.path.
+
+    One bundle at a time: what an earlier load imported is forgotten. The directory is marked as in use until the
+    process and its forked children have ended, so a cache does not remove it. Raises BundleError.
+    """
+    dags, problems = inspect(directory)
+    if problems:
+        raise BundleError(directory, problems)
+    return dags
+
+
+def inspect(directory: Path, at: Callable[[str], None] | None = None) -> tuple[dict[str, DAG], list[Problem]]:
+    """What `load` finds, with the problems beside it instead of raised. `at` is told each file before its import."""
+    directory = directory.resolve()
+    _hold(directory)
+    _forget()
+    problems: list[Problem] = []
+    files = pipeline_files(directory)
+    sys.path.insert(0, str(directory))
+    _loaded.append(str(directory))
+    importlib.invalidate_caches()
+    with collecting() as found:
+        for path in files:
+            if path.stem in sys.stdlib_module_names:
+                problems.append(Problem(path.name, 0, f"has the name of Python's own module {path.stem}; rename it"))
+                continue
+            if at is not None:
+                at(path.name)
+            _attempt(directory, path.name, problems, partial(importlib.import_module, path.stem))
+        for factory in found.uncalled():
+            _attempt(directory, Path(factory.place.file).name, problems, factory)
+    for made in found.dags.values():
+        problems += _schedule_problems(directory, made)
+    if not found.dags and not problems:
+        problems.append(Problem(directory.name, 0, "no DAG found in its top-level *.py files"))
+    return found.dags, sorted(set(problems))
+
+
+def pipeline_files(directory: Path) -> list[Path]:
+    """The top-level *.py files that are imported: all but an author's tests."""
+    return sorted(
+        p for p in directory.glob("*.py") if not p.name.startswith(("test_", ".")) and p.name != "conftest.py"
+    )
+
+
+def _attempt(directory: Path, file: str, problems: list[Problem], call: Callable[[], object]) -> None:
+    try:
+        call()
+    except AuthoringError as e:
+        problems.append(Problem(_relative(directory, e.place.file), e.place.line, e.what))
+    except SyntaxError as e:
+        problems.append(Problem(_relative(directory, e.filename or file), e.lineno or 0, f"syntax error: {e.msg}"))
+    except KeyboardInterrupt:
+        raise
+    except BaseException as e:  # SystemExit too: a file that calls sys.exit() must not end a worker
+        problems.append(_from_traceback(directory, file, e))
+
+
+def _from_traceback(directory: Path, file: str, error: BaseException) -> Problem:
+    own = [f for f in traceback.extract_tb(error.__traceback__) if f.filename.startswith(f"{directory}{os.sep}")]
+    text = " ".join(str(error).split())
+    if isinstance(error, ImportError):
+        what = f"import error: {text}"
+    else:
+        what = f"{type(error).__name__} while importing" + (f": {text}" if text else "")
+    if own:
+        return Problem(_relative(directory, own[-1].filename), own[-1].lineno or 0, what)
+    return Problem(file, 0, what)
+
+
+def _schedule_problems(directory: Path, made: DAG) -> list[Problem]:
+    cron = made.spec().cron()
+    if cron is None:
+        return []
+    try:
+        next(CronSim(cron, dt.datetime.now(zoneinfo.ZoneInfo(made.timezone))))
+        return []
+    except CronSimError as e:
+        why = str(e)
+    except StopIteration:
+        why = "it never comes"
+    what = f"DAG {made.dag_id!r}: bad schedule {made.schedule!r}: {why}"
+    return [Problem(_relative(directory, made.place.file), made.place.line, what)]
+
+
+def _relative(directory: Path, file: str) -> str:
+    path = Path(file)
+    return path.relative_to(directory).as_posix() if path.is_relative_to(directory) else file
+
+
+def _forget() -> None:
+    """Undo the last load, so that a file of the same name in another bundle is not taken for this one's."""
+    for directory in _loaded:
+        if directory in sys.path:
+            sys.path.remove(directory)
+        for name, module in list(sys.modules.items()):
+            if _is_from(module, directory):
+                del sys.modules[name]
+    _loaded.clear()
+
+
+def _is_from(module: ModuleType | None, directory: str) -> bool:
+    file = getattr(module, "__file__", None)
+    paths = [file] if file else list(getattr(module, "__path__", []))
+    return any(isinstance(p, str) and p.startswith(f"{directory}{os.sep}") for p in paths)
+
+
+def lock_of(directory: Path) -> Path:
+    """The lock file of a directory in the cache: shared by its users, exclusive to remove it."""
+    return directory.with_name(f"{directory.name}.lock")
+
+
+def _hold(directory: Path) -> None:
+    lock = lock_of(directory)
+    if str(directory) in _in_use or not lock.exists():
+        return
+    fd = os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
+    fcntl.flock(fd, fcntl.LOCK_SH)
+    _in_use[str(directory)] = fd  # never closed: forked children share it
