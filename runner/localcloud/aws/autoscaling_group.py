@@ -55,16 +55,18 @@ class Group(models.FakeAutoScalingGroup):
             raise ValidationError(
                 f"Desired capacity:{desired_capacity} must be between the specified min size:{low} and max size:{high}"
             )
-        if mixed_instances_policy is None and not launch_template:
-            mixed_instances_policy = self.mixed_instances_policy
+        policy_before = self.mixed_instances_policy
         super().update(
             min_size=min_size,
             max_size=max_size,
-            desired_capacity=desired_capacity,
+            desired_capacity=self.desired_capacity,
             mixed_instances_policy=mixed_instances_policy,
             launch_template=launch_template,
             **rest,
         )
+        if mixed_instances_policy is None and not launch_template:
+            self.mixed_instances_policy = policy_before
+        self.set_desired_capacity(desired_capacity)
 
     def set_desired_capacity(self, new_capacity: int | None) -> None:
         self.desired_capacity = self.min_size if new_capacity is None else new_capacity

@@ -1,0 +1,4 @@
+output "group_name" {
+  description = "Name of the Auto Scaling group."
+  value       = aws_autoscaling_group.this.name
+}

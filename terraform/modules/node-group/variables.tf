@@ -1,0 +1,131 @@
+variable "name" {
+  description = "Name of the group, its launch template and its instances."
+  type        = string
+}
+
+variable "env" {
+  description = "Environment the nodes belong to."
+  type        = string
+}
+
+variable "region" {
+  description = "AWS region."
+  type        = string
+}
+
+variable "role" {
+  description = "What the nodes run: scheduler, web or worker."
+  type        = string
+
+  validation {
+    condition     = contains(["scheduler", "web", "worker"], var.role)
+    error_message = "role is \"${var.role}\"; it must be scheduler, web or worker."
+  }
+}
+
+variable "pool" {
+  description = "Worker pool; empty for other roles."
+  type        = string
+  default     = ""
+}
+
+variable "queues" {
+  description = "Queues a worker of this pool consumes."
+  type        = list(string)
+  default     = []
+}
+
+variable "slots" {
+  description = "Tasks a worker of this pool runs at once."
+  type        = number
+  default     = 1
+}
+
+variable "engines" {
+  description = "URLs without passwords of database and broker, and the secrets with their logins (\"\": none)."
+  type = object({
+    database_url        = string
+    database_secret_arn = string
+    broker_url          = string
+    broker_secret_arn   = string
+  })
+}
+
+variable "buckets" {
+  description = "Names of the buckets for artifacts and for storage."
+  type        = object({ artifacts = string, storage = string })
+}
+
+variable "min_size" {
+  description = "Fewest instances. Raising it launches at once; lowering it terminates none."
+  type        = number
+}
+
+variable "max_size" {
+  description = "Most instances, the one or more that a rollout launches first included."
+  type        = number
+}
+
+variable "subnet_ids" {
+  description = "Subnets to spread the nodes over."
+  type        = list(string)
+}
+
+variable "security_group_id" {
+  description = "Security group of the role."
+  type        = string
+}
+
+variable "instance_profile_name" {
+  description = "Instance profile with what the nodes may do."
+  type        = string
+}
+
+variable "instance_profile_arn" {
+  description = "The same profile's ARN: the group waits for it to exist."
+  type        = string
+}
+
+variable "instance_types" {
+  description = "Instance types, the preferred one first."
+  type        = list(string)
+}
+
+variable "image_id" {
+  description = "AMI; empty takes the newest Amazon Linux 2023, which changes with Amazon's releases."
+  type        = string
+  default     = ""
+}
+
+variable "volume_gb" {
+  description = "Size of the root volume in GiB."
+  type        = number
+  default     = 30
+}
+
+variable "release" {
+  description = "Release of the first nodes. Later `deployctl` changes the group's tag and Terraform leaves it alone."
+  type        = string
+}
+
+variable "boot_seconds" {
+  description = "How long a node may take to boot and register before the group gives it up."
+  type        = number
+}
+
+variable "drain_seconds" {
+  description = "How long a drain may wait for running tasks."
+  type        = number
+}
+
+variable "protect_from_scale_in" {
+  description = "Whether only `deployctl` may pick which node goes."
+  type        = bool
+  default     = false
+}
+
+variable "target_group_arns" {
+  description = "Load balancer target groups the nodes join."
+  type        = list(string)
+  default     = []
+}
