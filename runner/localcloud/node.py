@@ -24,6 +24,7 @@ from runner.settings import SluiceError
 NODE_ENV = "/etc/sluice/node.env"
 MARKER = "SLUICE_MACHINE"  # in the environment of everything that runs on a node: its directory
 AGENT_COMMAND = (sys.executable, "-m", "runner.cli", "agent")
+_OFF = "power off"
 _WAIT_SECONDS = 0.3
 _LOOK_SECONDS = 0.5
 _STEADY_SECONDS = 60.0
@@ -77,7 +78,7 @@ class Node:
         self._wake.set()
         self._thread.join(timeout=10)
         killed = kill(self.home)
-        self.say(f"power off: {why}; {killed} processes killed")
+        self.say(f"{_OFF}: {why}; {killed} processes killed")
 
     def reboot(self) -> None:
         """Pull the plug and put it back."""
@@ -217,6 +218,18 @@ class Node:
 def pidfile(home: Path) -> Path:
     """The pid file of a node's agent."""
     return home / "agent.pid"
+
+
+def last_words(home: Path) -> str:
+    """The last line of a node's console, without its time; empty if there is none."""
+    with contextlib.suppress(OSError, IndexError):
+        return (home / "console.log").read_text().strip().splitlines()[-1].partition("] ")[2]
+    return ""
+
+
+def is_off(home: Path) -> bool:
+    """Whether the machine was switched off: only its logs are left."""
+    return last_words(home).startswith(_OFF)
 
 
 def kill(home: Path) -> int:
