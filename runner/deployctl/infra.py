@@ -16,7 +16,7 @@ _NOT_LISTED = 12  # more additions than this are counted, not listed, before an 
 
 app = typer.Typer(no_args_is_help=True)
 
-EnvOption = Annotated[str, typer.Option("--env", envvar="SLUICE_ENV", help="Environment: a folder of terraform/envs.")]
+EnvOption = Annotated[str, typer.Option("--env", help="Environment: a folder of terraform/envs.")]
 StackOption = Annotated[list[str] | None, typer.Option("--stack", help="Only this stack; may be repeated.")]
 VarOption = Annotated[
     list[str] | None,

@@ -108,17 +108,22 @@ def _root(
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit: 0 done, 1 failed, 2 bad usage or config, 3 refused, 130 interrupted."""
+    _terminate_like_ctrl_c()
     sys.exit(run(sys.argv[1:] if args is None else args))
 
 
 def run(args: Sequence[str]) -> int:
+    """Run one command line of `deployctl` and return its exit code."""
+    return guarded(app, args, "deployctl")
+
+
+def guarded(commands: typer.Typer, args: Sequence[str], prog_name: str) -> int:
     """Run one command line and return its exit code; every error has been printed as one line and a hint."""
     # --debug means the same wherever it stands, also after the noun.
     debug = "--debug" in args
     words = [a for a in args if a != "--debug"]
-    _terminate_like_ctrl_c()
     try:
-        code = typer.main.get_command(app).main(args=words, prog_name="deployctl", standalone_mode=False)
+        code = typer.main.get_command(commands).main(args=words, prog_name=prog_name, standalone_mode=False)
         return _interrupted() if code == INTERRUPTED else int(code or 0)
     except KeyboardInterrupt:
         return _interrupted()
@@ -126,7 +131,7 @@ def run(args: Sequence[str]) -> int:
         output.note("aborted: nothing was done")
         return 1
     except Exception as e:
-        return _report(e, debug, words)
+        return _report(e, debug, [prog_name, *words])
 
 
 def _report(error: Exception, debug: bool, words: Sequence[str]) -> int:
@@ -150,7 +155,7 @@ def explain(error: Exception, words: Sequence[str] = ()) -> tuple[str, str]:
         package = error.name.partition(".")[0]
         extra = _EXTRA_OF.get(package)
         if extra:
-            command = " ".join(["deployctl", *[w for w in words[:2] if not w.startswith("-")]])
+            command = " ".join(w for w in words[:3] if not w.startswith("-"))
             return f"{command} needs the `{extra}` extra ({package} is missing)", f"pip install 'sluice[{extra}]'"
     kind = type(error).__name__
     origin = type(error).__module__.partition(".")[0]

@@ -15,6 +15,8 @@ from runner.settings import SluiceError
 
 SUPPORTED_UI = 1
 _LONGEST = 400
+# The caller's mistake, found before anything was read or changed.
+_BAD_VALUE = ("Invalid value for variable", "No value for required variable", "Invalid value for input variable")
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 # Summaries that say that something is wrong but not what: the detail does.
 _VAGUE = re.compile(
@@ -145,7 +147,10 @@ def failure(errors: Sequence[Diagnostic], text: str, code: int, log: Path) -> Te
         first = next((e for e in errors if e.address and e.summary != "execution halted"), errors[0])
         more = sum(1 for e in errors if e.summary != "execution halted") - 1
         rest = f" (and {more} more)" if more > 0 else ""
-        return TerraformError(first.line() + rest, f"all of it: {log}", detail=first.detail)
+        failed = TerraformError(first.line() + rest, f"all of it: {log}", detail=first.detail)
+        if first.summary in _BAD_VALUE:
+            failed.exit_code = 2
+        return failed
     return TerraformError(_last_words(text) or f"terraform exited with status {code}", f"all of it: {log}", text)
 
 

@@ -234,7 +234,7 @@ def destroy(job: Job, *, confirm: Callable[[Mapping[str, int]], bool] | None = N
         above = [d for d in stacks.dependents(name, job.graph) if d in standing and d not in job.names]
         if above:
             raise RefusedError(
-                f"{' and '.join(above)} still stand{'s' if len(above) == 1 else ''} on {name}",
+                f"{', '.join(above)} still stand{'s' if len(above) == 1 else ''} on {name}",
                 f"destroy {'it' if len(above) == 1 else 'them'} first, or name all of them with --stack",
             )
     there = {n: standing[n] for n in job.names if n in standing}

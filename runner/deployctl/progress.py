@@ -9,7 +9,7 @@ from types import TracebackType
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Column
 
 from runner.deployctl import output
@@ -41,7 +41,7 @@ class Display:
             TextColumn("{task.fields[mark]}"),
             TextColumn("[bold]{task.description}", table_column=Column(min_width=self._width)),
             BarColumn(bar_width=20),
-            MofNCompleteColumn(),
+            TextColumn("{task.fields[count]}", table_column=Column(min_width=7, justify="right")),
             TimeElapsedColumn(),
             TextColumn("{task.fields[now]}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
             console=self._console,
@@ -81,9 +81,11 @@ class Display:
     def _draw(self, event: StackEvent) -> None:
         task = self._tasks.get(event.stack)
         if task is None:
-            task = self._tasks[event.stack] = self._progress.add_task(event.stack, total=None, mark=" ", now="")
+            task = self._tasks[event.stack] = self._progress.add_task(
+                event.stack, total=None, mark=" ", now="", count=""
+            )
         ended = event.phase in ENDED
-        now = escape(describe(event))
+        now = escape(describe(event, counted=False))
         if event.phase in ("plan", "init"):
             self._progress.update(task, now=f"[dim]{now}[/]")
         elif ended:
@@ -93,7 +95,8 @@ class Display:
             self._progress.update(task, now=now, mark=_MARKS[event.phase], total=total, completed=reached)
             self._progress.stop_task(task)
         else:
-            self._progress.update(task, now=now, completed=event.done, total=event.total or None)
+            count = f"{event.done}/{event.total}" if event.total else ""
+            self._progress.update(task, now=now, count=count, completed=event.done, total=event.total or None)
 
     def _say(self, event: StackEvent) -> None:
         phase, at = self._said.get(event.stack, ("", 0.0))
@@ -105,8 +108,8 @@ class Display:
         self._console.print(f"{escape(event.stack):<{self._width}}  {escape(describe(event))}{took}")
 
 
-def describe(event: StackEvent) -> str:
-    """The event in a few words. Pure."""
+def describe(event: StackEvent, *, counted: bool = True) -> str:
+    """The event in a few words; `counted` says how far it is, where nothing else does. Pure."""
     match event.phase:
         case "init":
             return event.text
@@ -115,8 +118,8 @@ def describe(event: StackEvent) -> str:
         case "planned":
             return f"planned: {event.text}"
         case "apply":
-            count = f"{event.done} of {event.total} done"
-            return f"{count}, {event.text} {event.resource}" if event.resource else count
+            count = [f"{event.done} of {event.total} done"] if counted and event.done else []
+            return ", ".join([*count, f"{event.text} {event.resource}"] if event.resource else count or ["applying"])
         case "applied" | "destroyed":
             return f"{event.phase}: {event.text}"
         case "unchanged":

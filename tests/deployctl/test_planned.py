@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from runner.deployctl import planned
+from runner.settings import SluiceError
+
+
+def resource(address: str, actions: list[str], **change: Any) -> dict[str, Any]:
+    return {
+        "address": address,
+        "mode": "data" if address.startswith("data.") else "managed",
+        "type": address.split(".")[-2],
+        "change": {"actions": actions, **change},
+        "a_key_of_a_later_version": 1,
+    }
+
+
+def show(*resources: dict[str, Any], **more: Any) -> planned.PlanSummary:
+    return planned.from_show({"format_version": "1.9", "resource_changes": list(resources), **more})
+
+
+def test_each_kind_of_change_is_told_apart() -> None:
+    summary = show(
+        resource("aws_vpc.a", ["create"]),
+        resource("aws_vpc.b", ["update"]),
+        resource("aws_vpc.c", ["delete", "create"]),
+        resource("aws_vpc.d", ["create", "delete"]),
+        resource("aws_vpc.e", ["delete"]),
+        resource("aws_vpc.f", ["no-op"]),
+        resource("aws_vpc.g", ["something-new"]),
+        resource("data.aws_ami.h", ["read"]),
+    )
+    assert [c.address for c in summary.adds] == ["aws_vpc.a"]
+    assert [c.address for c in summary.changes] == ["aws_vpc.b"]
+    assert [c.address for c in summary.replaces] == ["aws_vpc.c", "aws_vpc.d"]
+    assert [c.address for c in summary.destroys] == ["aws_vpc.e"]
+    assert summary.line() == "1 to add, 1 to change, 2 to replace, 1 to destroy"
+    assert summary.steps == 7
+
+
+def test_no_changes_is_empty_and_outputs_alone_are_not() -> None:
+    assert show().empty
+    summary = show(output_changes={"a": {"actions": ["update"]}, "b": {"actions": ["no-op"]}})
+    assert not summary.empty
+    assert summary.line() == "only outputs change"
+
+
+def test_destroying_or_replacing_a_protected_resource_is_found_inside_modules() -> None:
+    summary = show(
+        resource("module.db.aws_db_instance.this", ["delete", "create"]),
+        resource("aws_s3_bucket.logs", ["delete"]),
+        resource("aws_s3_bucket.new", ["create"]),
+        resource("aws_iam_role.r", ["delete"]),
+    )
+    assert summary.protected() == ["module.db.aws_db_instance.this", "aws_s3_bucket.logs"]
+
+
+def test_a_change_shows_both_values_and_only_what_differs() -> None:
+    summary = show(
+        resource(
+            "aws_autoscaling_group.w",
+            ["update"],
+            before={"min_size": 2, "name": "w", "tags": {"a": "1", "b": "2"}},
+            after={"min_size": 3, "name": "w", "tags": {"a": "1", "b": "3"}},
+            after_unknown={"arn": True},
+        )
+    )
+    assert summary.changes[0].fields == (planned.Field("min_size", "2", "3"), planned.Field("tags.b", "2", "3"))
+
+
+def test_a_secret_is_never_shown() -> None:
+    summary = show(
+        resource(
+            "aws_db_instance.d",
+            ["update"],
+            before={"password": "old", "x": "[1]", "nested": [{"token": "t1"}]},
+            after={"password": "new", "x": "[2]", "nested": [{"token": "t2"}]},
+            before_sensitive={"password": True, "nested": [{}]},
+            after_sensitive={"password": True, "nested": [{"token": True}]},
+        )
+    )
+    shown = str(summary.as_json())
+    assert "[1]" in shown
+    assert not any(secret in shown for secret in ("old", "new", "t1", "t2"))
+
+
+def test_an_unknown_major_format_is_refused_and_a_minor_one_is_not() -> None:
+    with pytest.raises(SluiceError, match=r"speaks plan format 2\.0"):
+        planned.from_show({"format_version": "2.0"})
+    assert planned.from_show({"format_version": "1.99"}).empty
