@@ -56,3 +56,54 @@ variable "boot_seconds" {
     error_message = "boot_seconds is ${var.boot_seconds}; AWS takes 30 to 7200."
   }
 }
+
+variable "schedulers" {
+  description = "nodes: how many run, all active. instance_types: the preferred one first."
+  type = object({
+    nodes          = optional(number, 2)
+    instance_types = optional(list(string), ["m7i.large", "m6i.large"])
+  })
+  default = {}
+
+  validation {
+    condition     = var.schedulers.nodes >= 1 && length(var.schedulers.instance_types) > 0
+    error_message = "schedulers: at least one node (it has ${var.schedulers.nodes}) and one instance type."
+  }
+}
+
+variable "web" {
+  description = "nodes: how many run. instance_types: the preferred one first."
+  type = object({
+    nodes          = optional(number, 1)
+    instance_types = optional(list(string), ["m7i.large", "m6i.large"])
+  })
+  default = {}
+
+  validation {
+    condition     = var.web.nodes >= 0 && length(var.web.instance_types) > 0
+    error_message = "web: no fewer than 0 nodes (it has ${var.web.nodes}) and at least one instance type."
+  }
+}
+
+variable "load_balancer" {
+  description = "Whether a public HTTPS load balancer stands before the web; without it, reach a node through Session Manager."
+  type        = bool
+  default     = false
+}
+
+variable "certificate_arn" {
+  description = "ACM certificate for the load balancer, in this region."
+  type        = string
+  default     = ""
+
+  validation {
+    condition     = !var.load_balancer || startswith(var.certificate_arn, "arn:")
+    error_message = "load_balancer needs certificate_arn, the ARN of an ACM certificate for the name people will type."
+  }
+}
+
+variable "deletion_protection" {
+  description = "Refuse to delete the load balancer, whose name people's DNS points at."
+  type        = bool
+  default     = true
+}

@@ -27,3 +27,44 @@ variable "state_bucket" {
   description = "Bucket with the state of all stacks of this environment."
   type        = string
 }
+
+variable "database" {
+  description = <<-EOT
+    instance_class: RDS instance class.
+    storage_gb, max_storage_gb: GiB to start with, and to grow to by itself.
+    multi_az: whether a standby in another zone takes over.
+    backup_days: days back to which it can be restored.
+  EOT
+  type = object({
+    instance_class = optional(string, "db.t4g.medium")
+    storage_gb     = optional(number, 50)
+    max_storage_gb = optional(number, 200)
+    multi_az       = optional(bool, false)
+    backup_days    = optional(number, 7)
+  })
+  default = {}
+}
+
+variable "broker" {
+  description = <<-EOT
+    node_type: ElastiCache node type.
+    replicas: beside the primary; with one or more, AWS fails over by itself.
+  EOT
+  type = object({
+    node_type = optional(string, "cache.t4g.small")
+    replicas  = optional(number, 0)
+  })
+  default = {}
+}
+
+variable "log_days" {
+  description = "Days after which task logs go."
+  type        = number
+  default     = 90
+}
+
+variable "deletion_protection" {
+  description = "Refuse to delete database and non-empty buckets; false lets `destroy` remove everything for good."
+  type        = bool
+  default     = true
+}

@@ -1,0 +1,2 @@
+deletion_protection = false
+log_days            = 14

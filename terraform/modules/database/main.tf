@@ -1,0 +1,67 @@
+# PostgreSQL: the truth about every run and task. AWS makes and rotates the password.
+
+locals {
+  major_version = split(".", var.engine_version)[0]
+}
+
+resource "aws_db_subnet_group" "this" {
+  name       = var.name
+  subnet_ids = var.subnet_ids
+}
+
+resource "aws_db_parameter_group" "this" {
+  name   = "${var.name}-postgres${local.major_version}"
+  family = "postgres${local.major_version}"
+
+  # A session that forgot its transaction would hold row locks for ever.
+  parameter {
+    name  = "idle_in_transaction_session_timeout"
+    value = "60000" # milliseconds
+  }
+
+  parameter {
+    name  = "log_min_duration_statement"
+    value = "500" # milliseconds
+  }
+
+  lifecycle {
+    create_before_destroy = true
+  }
+}
+
+resource "aws_db_instance" "this" {
+  identifier     = var.name
+  engine         = "postgres"
+  engine_version = var.engine_version
+  instance_class = var.instance_class
+  db_name        = "sluice"
+  username       = "sluice"
+
+  manage_master_user_password   = true
+  master_user_secret_kms_key_id = var.kms_key_arn
+
+  storage_type          = "gp3"
+  allocated_storage     = var.storage_gb
+  max_allocated_storage = var.max_storage_gb
+  storage_encrypted     = true
+  kms_key_id            = var.kms_key_arn
+
+  multi_az               = var.multi_az
+  publicly_accessible    = false
+  db_subnet_group_name   = aws_db_subnet_group.this.name
+  vpc_security_group_ids = [var.security_group_id]
+  parameter_group_name   = aws_db_parameter_group.this.name
+
+  backup_retention_period    = var.backup_days
+  backup_window              = "03:00-04:00"         # UTC
+  maintenance_window         = "sun:04:30-sun:05:30" # UTC
+  auto_minor_version_upgrade = true
+  copy_tags_to_snapshot      = true
+
+  performance_insights_enabled    = true
+  performance_insights_kms_key_id = var.kms_key_arn
+
+  deletion_protection       = var.deletion_protection
+  skip_final_snapshot       = !var.deletion_protection
+  final_snapshot_identifier = "${var.name}-final"
+}

@@ -1,0 +1,42 @@
+# The way in for people: HTTPS only, to the web nodes that answer their health check.
+
+resource "aws_lb" "this" {
+  name                       = var.name
+  load_balancer_type         = "application"
+  internal                   = false
+  security_groups            = [var.security_group_id]
+  subnets                    = var.subnet_ids
+  drop_invalid_header_fields = true
+  enable_deletion_protection = var.deletion_protection
+  idle_timeout               = 300 # seconds; live pages keep a stream open
+}
+
+resource "aws_lb_target_group" "this" {
+  name                 = var.name
+  port                 = 8080
+  protocol             = "HTTP"
+  vpc_id               = var.vpc_id
+  deregistration_delay = 30 # seconds
+
+  health_check {
+    path                = var.health_path
+    matcher             = "200"
+    interval            = 10
+    timeout             = 5
+    healthy_threshold   = 2
+    unhealthy_threshold = 3
+  }
+}
+
+resource "aws_lb_listener" "https" {
+  load_balancer_arn = aws_lb.this.arn
+  port              = 443
+  protocol          = "HTTPS"
+  ssl_policy        = "ELBSecurityPolicy-TLS13-1-2-2021-06"
+  certificate_arn   = var.certificate_arn
+
+  default_action {
+    type             = "forward"
+    target_group_arn = aws_lb_target_group.this.arn
+  }
+}

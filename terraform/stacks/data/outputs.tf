@@ -1,0 +1,34 @@
+output "database_url" {
+  description = "PostgreSQL without user and password, TLS only."
+  value       = module.database.url
+}
+
+output "database_secret_arn" {
+  description = "Secret holding {username, password} of the database."
+  value       = module.database.secret_arn
+}
+
+output "broker_url" {
+  description = "Valkey without its auth token, TLS only."
+  value       = module.broker.url
+}
+
+output "broker_secret_arn" {
+  description = "Secret holding the broker's auth token as plain text."
+  value       = module.broker.secret_arn
+}
+
+output "artifacts_url" {
+  description = "Where releases/ and bundles/ are kept."
+  value       = module.artifacts.url
+}
+
+output "storage_url" {
+  description = "Where logs/ and files/ are kept."
+  value       = module.storage.url
+}
+
+output "kms_key_arn" {
+  description = "Key that encrypts all of it."
+  value       = aws_kms_key.data.arn
+}
