@@ -68,7 +68,7 @@ SELECT registered.state, (SELECT boot_id FROM old) AS old_boot FROM registered
 """)
 
 _BEAT = """
-    INSERT INTO node_heartbeat (node_id, at) VALUES (:node_id, now())
+    INSERT INTO node_heartbeat (node_id, at) SELECT node_id, now() FROM node WHERE node_id = :node_id
     ON CONFLICT (node_id) DO UPDATE SET at = excluded.at
 """
 
@@ -166,6 +166,12 @@ def gone(connection: Connection, node_id: str, *, cause: str) -> int:
     """any → gone: the machine is proven dead. What it was running is handed on; returns how many tasks."""
     _move(connection, node_id, "gone", ("booting", "ready", "draining", "drained"), cause, None, None)
     return transitions.interrupt_node(connection, node_id, cause)
+
+
+def is_ready(connection: Connection, node_id: str) -> bool:
+    """Whether this node may claim tasks."""
+    state = connection.execute(text("SELECT state FROM node WHERE node_id = :id"), {"id": node_id}).scalar()
+    return bool(state == "ready")
 
 
 def running(connection: Connection, node_id: str) -> int:

@@ -46,6 +46,7 @@ class Claim:
     task_id: str
     bundle_version: str
     try_number: int
+    interruptions: int
     timeout_seconds: float | None
     logical_date: dt.datetime
     interval_start: dt.datetime
@@ -96,10 +97,10 @@ WITH version AS (
                                upstream_total, waiting_on, max_tries, retry_delay_seconds, timeout_seconds,
                                available_at)
     SELECT run.id, run.dag_id, t.task_id, run.bundle_version,
-           CASE WHEN t.upstream_total = 0 THEN 'ready' ELSE 'waiting' END,
+           CASE WHEN t.upstream_total = 0 OR t.trigger_rule = 'always' THEN 'ready' ELSE 'waiting' END,
            coalesce(CAST(:queue AS text), t.queue), t.priority, t.trigger_rule, t.leaf, t.upstream_total,
            t.upstream_total, t.max_tries, t.retry_delay_seconds, t.timeout_seconds,
-           CASE WHEN t.upstream_total = 0 THEN now() END
+           CASE WHEN t.upstream_total = 0 OR t.trigger_rule = 'always' THEN now() END
     FROM run JOIN dag_task t USING (dag_id, bundle_version)
     ORDER BY t.task_id
 ), recorded AS (
@@ -229,13 +230,13 @@ WITH gate AS (
         ended_at = NULL, error = NULL, lease_expires_at = now() + make_interval(secs => :lease)
     FROM gate WHERE t.id = :id AND t.attempt = :attempt AND t.state = 'queued'
     RETURNING t.id, t.attempt, t.lease_token, t.run_id, t.dag_id, t.task_id, t.bundle_version, t.tries + 1 AS try,
-              t.timeout_seconds, t.node_id
+              t.interruptions, t.timeout_seconds, t.node_id
 ), recorded AS (
     INSERT INTO event (kind, subject, state, run_id, attempt, node_id)
     SELECT 'task', id::text, 'running', run_id, attempt, node_id FROM claimed
 )
-SELECT c.id, c.attempt, c.lease_token, c.run_id, c.dag_id, c.task_id, c.bundle_version, c.try, c.timeout_seconds,
-       r.logical_date, r.interval_start, r.interval_end, r.params,
+SELECT c.id, c.attempt, c.lease_token, c.run_id, c.dag_id, c.task_id, c.bundle_version, c.try, c.interruptions,
+       c.timeout_seconds, r.logical_date, r.interval_start, r.interval_end, r.params,
        (SELECT coalesce(jsonb_object_agg(x.task_id, x.value), '{}')
         FROM dag_task d JOIN xcom x ON x.run_id = c.run_id AND x.task_id = ANY (d.inputs)
         WHERE d.dag_id = c.dag_id AND d.bundle_version = c.bundle_version AND d.task_id = c.task_id
@@ -334,7 +335,8 @@ JOIN task_instance t ON t.id = v.id
 ON CONFLICT (run_id, task_id, map_index) DO UPDATE SET value = excluded.value
 """)
 
-# The trigger rules, on the counters as they stand after this step. ok = upstreams that succeeded.
+# The trigger rules (authoring.rules.decide says the same for one task, and is what the tests hold this against), on
+# the counters as they stand after this step. w: still to end, f: failed, s: skipped, ok: succeeded.
 _PROPAGATE = text("""
 WITH finished AS (
     SELECT run_id, dag_id, bundle_version, task_id, state FROM task_instance WHERE id = ANY (:ids)
@@ -354,8 +356,8 @@ WITH finished AS (
     WHERE t.state = 'waiting'
 ), decided AS (
     SELECT *, CASE rule
-        WHEN 'all_success' THEN CASE WHEN f > 0 THEN 'upstream_failed' WHEN s > 0 THEN 'skipped'
-                                     WHEN w = 0 THEN 'ready' ELSE 'waiting' END
+        WHEN 'all_success' THEN CASE WHEN f > 0 THEN 'upstream_failed' WHEN w > 0 THEN 'waiting'
+                                     WHEN s > 0 THEN 'skipped' ELSE 'ready' END
         WHEN 'all_failed' THEN CASE WHEN ok + s > 0 THEN 'skipped' WHEN w = 0 THEN 'ready' ELSE 'waiting' END
         WHEN 'all_skipped' THEN CASE WHEN ok + f > 0 THEN 'skipped' WHEN w = 0 THEN 'ready' ELSE 'waiting' END
         WHEN 'all_done' THEN CASE WHEN w = 0 THEN 'ready' ELSE 'waiting' END
@@ -451,8 +453,7 @@ def _propagate(connection: Connection, over: Iterable[Any]) -> None:
 
 _INTERRUPT = """
 WITH lost AS (
-    SELECT id FROM task_instance WHERE state = 'running' AND {which}
-    ORDER BY id LIMIT 500 FOR UPDATE SKIP LOCKED
+    SELECT t.id FROM task_instance t {which} ORDER BY t.id LIMIT 500 FOR UPDATE OF t SKIP LOCKED
 ), interrupted AS (
     UPDATE task_instance t SET state = 'ready', interruptions = interruptions + 1, available_at = now(),
         lease_token = NULL, lease_expires_at = NULL, ended_at = now(), error = :cause
@@ -464,18 +465,36 @@ WITH lost AS (
 )
 SELECT count(*) FROM interrupted
 """
-_INTERRUPT_EXPIRED = text(_INTERRUPT.format(which="lease_expires_at < now() - make_interval(secs => :margin)"))
-_INTERRUPT_NODE = text(_INTERRUPT.format(which="node_id = :node_id"))
+_INTERRUPT_LEASES = text(
+    _INTERRUPT.format(
+        which="""JOIN jsonb_to_recordset(CAST(:leases AS jsonb)) AS l(token uuid, expires timestamptz)
+        ON t.lease_token = l.token AND t.lease_expires_at = l.expires WHERE t.state = 'running'"""
+    )
+)
+_INTERRUPT_NODE = text(_INTERRUPT.format(which="WHERE t.state = 'running' AND t.node_id = :node_id"))
+
+Lease = tuple[uuid.UUID, dt.datetime]
 
 
-def interrupt_expired(connection: Connection, *, margin_seconds: float) -> int:
-    """Hand on the tasks whose lease ended `margin_seconds` ago: their worker has stopped them by itself by then."""
-    return _interrupt(connection, _INTERRUPT_EXPIRED, {"margin": margin_seconds, "cause": "lease expired"})
+def leases(connection: Connection) -> set[Lease]:
+    """All leases in force: their token and the end that was last written for them."""
+    rows = connection.execute(text("SELECT lease_token, lease_expires_at FROM task_instance WHERE state = 'running'"))
+    return {(row[0], row[1]) for row in rows}
+
+
+def interrupt_leases(connection: Connection, expired: Iterable[Lease]) -> int:
+    """Hand on the tasks of these leases, unless one was renewed since it was read. Returns how many."""
+    payload = [{"token": str(token), "expires": end.isoformat()} for token, end in expired]
+    if not payload:
+        return 0
+    return _interrupt(connection, _INTERRUPT_LEASES, {"leases": json.dumps(payload), "cause": "lease expired"})
 
 
 def interrupt_node(connection: Connection, node_id: str, cause: str) -> int:
-    """Hand on what this node was running. Only on proof that none of it runs any more: the node is dead, or says so
-    itself after a new start."""
+    """Hand on what this node was running; returns how many tasks.
+
+    Only on proof that none of it runs any more: the node is dead, or says so itself after a new start.
+    """
     return _interrupt(connection, _INTERRUPT_NODE, {"node_id": node_id, "cause": cause})
 
 

@@ -1,0 +1,339 @@
+"""`runner`: the processes of a node, and what an author or an operator asks them."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from runner.deployctl import output
+from runner.deployctl.main import guarded
+from runner.settings import Settings, SluiceError, UsageError, load
+from runner.state.views import to_json
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Run and look at data pipelines."
+)
+db = typer.Typer(no_args_is_help=True, help="The metadata database.")
+dag = typer.Typer(no_args_is_help=True, help="DAGs.")
+run = typer.Typer(no_args_is_help=True, help="Runs of DAGs.")
+task = typer.Typer(no_args_is_help=True, help="Task instances.")
+config = typer.Typer(no_args_is_help=True, help="The configuration in force.")
+for name, group in {"db": db, "dag": dag, "run": run, "task": task, "config": config}.items():
+    app.add_typer(group, name=name)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def main() -> None:
+    """Entry point: exit status 0 done, 1 failed, 2 bad usage or configuration, 3 refused, 130 interrupted."""
+    sys.exit(guarded(app, sys.argv[1:], "runner"))
+
+
+# --- processes ------------------------------------------------------------------------------------------------
+
+
+def _service(role: str) -> Settings:
+    from runner.telemetry import logs
+
+    settings = load()
+    logs.configure(settings.log_level, role=role, node=settings.node_id)
+    return settings
+
+
+@app.command()
+def scheduler() -> None:
+    """Create runs, dispatch, hand on what was lost, drive rollouts. Run two or more: all are active."""
+    from runner.scheduler import main as process
+
+    raise typer.Exit(process.run(_service("scheduler")))
+
+
+@app.command()
+def worker() -> None:
+    """Take tasks from this node's queues and run them. TERM: finish what runs, then exit."""
+    from runner.worker import main as process
+
+    raise typer.Exit(process.run(_service("worker")))
+
+
+@app.command()
+def agent() -> None:
+    """Start this node's services and answer for it: drains, lifecycle hooks, spot notices."""
+    from runner.agent import main as process
+
+    raise typer.Exit(process.run(_service("agent")))
+
+
+@app.command()
+def web() -> None:
+    """Serve the REST API and the pages."""
+    from runner.web import main as process
+
+    raise typer.Exit(process.run(_service("web")))
+
+
+@app.command()
+def dev(
+    pipelines: Annotated[Path, typer.Argument(help="The folder of pipelines to watch.")],
+    port: Annotated[int, typer.Option(help="Port of the web pages; 0 picks one.")] = 8080,
+    slots: Annotated[int, typer.Option(min=1, help="Tasks that run at once.")] = 4,
+) -> None:
+    """Run everything on this machine and publish the folder again whenever a file in it changes."""
+    from runner.localcloud import dev as environment
+
+    raise typer.Exit(environment.run(pipelines, port=port, slots=slots))
+
+
+# --- database -------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _database() -> Iterator[Any]:
+    from runner.state.db import connect
+
+    engine = connect(load().database())
+    try:
+        with engine.begin() as connection:
+            yield connection
+    finally:
+        engine.dispose()
+
+
+@db.command("upgrade")
+def db_upgrade(
+    phase: Annotated[
+        Literal["pre", "post", "all"],
+        typer.Option(help="pre: before the first new node; post: after the last old one."),
+    ] = "all",
+) -> None:
+    """Bring the schema up to date."""
+    from runner.state import migrate
+
+    migrate.upgrade(load().database(), phase)
+    output.note("the schema is up to date")
+
+
+# --- DAGs and runs --------------------------------------------------------------------------------------------
+
+
+@dag.command("list")
+def dag_list(as_json: Json = False) -> None:
+    """All DAGs, with their schedule and last runs."""
+    from runner.state import queries
+
+    with _database() as connection:
+        rows = queries.dags(connection, limit=10_000)
+    if as_json:
+        output.print_json(to_json(rows))
+        return
+    output.print_table(
+        ["dag", "bundle", "version", "schedule", "next run", "last runs"],
+        [
+            (
+                r.dag_id + (" (paused)" if r.paused else ""),
+                r.bundle,
+                r.bundle_version,
+                r.schedule or "-",
+                _time(r.next_run_at),
+                " ".join(x.state for x in r.recent[:3]) or "-",
+            )
+            for r in rows
+        ],
+    )
+
+
+@dag.command("trigger")
+def dag_trigger(
+    dag_id: str,
+    logical_date: Annotated[str | None, typer.Option(help="ISO 8601 with a zone; now if it is left out.")] = None,
+    params: Annotated[str, typer.Option(help="JSON object for the run.")] = "{}",
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for the run's end; exit 1 if it fails.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Start a run by hand."""
+    from runner.state import transitions
+
+    date = _parse_date(logical_date)
+    values = _parse_params(params)
+    with _database() as connection:
+        _known_dag(connection, dag_id)
+        run_id = transitions.create_run(connection, dag_id, date, params=values)
+    if run_id is None:
+        raise UsageError(f"DAG {dag_id} has a run of {date.isoformat()} already", "choose another --logical-date")
+    if as_json:
+        output.print_json({"run_id": run_id, "dag_id": dag_id, "logical_date": date})
+    else:
+        output.note(f"run {run_id} of {dag_id} is under way: runner run show {run_id}")
+    if wait:
+        state = _wait(run_id)
+        output.note(f"run {run_id}: {state}")
+        raise typer.Exit(0 if state == "success" else 1)
+
+
+@run.command("list")
+def run_list(
+    dag_id: Annotated[str | None, typer.Option("--dag", help="Of this DAG only.")] = None,
+    state: Annotated[str | None, typer.Option(help="running, success or failed.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=10_000)] = 20,
+    as_json: Json = False,
+) -> None:
+    """The newest runs."""
+    from runner.state import queries
+    from runner.state.models import RUN_STATES
+
+    if state is not None and state not in RUN_STATES:
+        raise UsageError(f"no run state {state!r}", f"one of {', '.join(RUN_STATES)}")
+    with _database() as connection:
+        if dag_id is not None:
+            _known_dag(connection, dag_id)
+        rows = queries.runs(connection, dag_id, state, limit=limit)
+    if as_json:
+        output.print_json(to_json(rows))
+        return
+    output.print_table(
+        ["#run", "dag", "logical date", "type", "state", "#unfinished", "started", "took"],
+        [
+            (r.id, r.dag_id, _time(r.logical_date), r.run_type, r.state, r.unfinished, _time(r.created_at), _took(r))
+            for r in rows
+        ],
+    )
+
+
+@run.command("show")
+def run_show(run_id: int, as_json: Json = False) -> None:
+    """One run with its task instances."""
+    from runner.state import queries
+
+    with _database() as connection:
+        found = queries.run(connection, run_id)
+    if found is None:
+        raise UsageError(f"no run {run_id}", "`runner run list` shows what there is")
+    if as_json:
+        output.print_json(to_json(found))
+        return
+    output.print_table(
+        ["#id", "task", "state", "#attempt", "node", "started", "error"],
+        [
+            (t.id, t.task_id, t.state, t.attempt, t.node_id or "-", _time(t.started_at), t.error or "")
+            for t in found.task_instances
+        ],
+        title=f"run {found.id} of {found.dag_id}: {found.state}",
+    )
+
+
+@task.command("logs")
+def task_logs(
+    task_instance: Annotated[int, typer.Argument(help="Id from `runner run show`.")],
+    attempt: Annotated[int | None, typer.Option(help="The last one if it is left out.")] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the attempt ends.")] = False,
+) -> None:
+    """What a task printed, also while it runs."""
+    from runner.state import queries
+    from runner.storage import Storage
+    from runner.storage.logs import log_prefix, read_log
+
+    settings = load()
+    settings.require("storage_url")
+    storage = Storage.open(settings.storage_url)
+    part = 0
+    while True:
+        with _database() as connection:
+            found = queries.task_instance(connection, task_instance)
+        if found is None:
+            raise UsageError(f"no task instance {task_instance}", "`runner run show RUN` lists them")
+        number = attempt or found.attempt
+        over = found.state != "running" or number < found.attempt  # looked at before the log, so no line is missed
+        text, part = read_log(storage, log_prefix(found.dag_id, found.run_id, found.task_id, number), part)
+        sys.stdout.write(text)
+        sys.stdout.flush()
+        if text:
+            continue
+        if over or not follow:
+            return
+        time.sleep(0.5)
+
+
+@config.command("show")
+def config_show(as_json: Json = False) -> None:
+    """Every setting in force, passwords masked."""
+    settings = load()
+    values = settings.masked()
+    if as_json:
+        output.print_json(values)
+        return
+    fields = type(settings).model_fields
+    output.print_table(
+        ["variable", "value", "meaning"],
+        [(f"SLUICE_{k.upper()}", v, fields[k].description or "") for k, v in values.items()],
+    )
+
+
+# --- helpers --------------------------------------------------------------------------------------------------
+
+
+def _known_dag(connection: Any, dag_id: str) -> None:
+    from runner.state import queries
+
+    if queries.dag(connection, dag_id) is None:
+        known = [d.dag_id for d in queries.dags(connection, limit=20)]
+        raise UsageError(f"no DAG {dag_id!r}", f"known: {', '.join(known) or 'none; `deployctl dags push DIR`'}")
+
+
+def _wait(run_id: int) -> str:
+    from runner.state import queries
+    from runner.state.db import connect
+
+    engine = connect(load().database())
+    try:
+        while True:
+            with engine.begin() as connection:
+                found = queries.run(connection, run_id, limit=1)
+            if found is None:
+                raise SluiceError(f"run {run_id} is gone")
+            if found.state != "running":
+                return str(found.state)
+            time.sleep(0.2)
+    finally:
+        engine.dispose()
+
+
+def _parse_date(text: str | None) -> dt.datetime:
+    if text is None:
+        return dt.datetime.now(dt.UTC)
+    try:
+        date = dt.datetime.fromisoformat(text)
+    except ValueError:
+        raise UsageError(f"--logical-date {text!r} is no ISO 8601 time", "e.g. 2026-01-31T06:00+00:00") from None
+    if date.tzinfo is None:
+        raise UsageError(f"--logical-date {text!r} has no time zone", f"e.g. {text}+00:00")
+    return date
+
+
+def _parse_params(text: str) -> dict[str, Any]:
+    try:
+        values = json.loads(text)
+    except ValueError as e:
+        raise UsageError(f"--params is no JSON: {e}", """e.g. --params '{"day": "2026-01-31"}'""") from None
+    if not isinstance(values, dict):
+        raise UsageError("--params must be a JSON object", """e.g. --params '{"day": "2026-01-31"}'""")
+    return values
+
+
+def _time(value: dt.datetime | None) -> str:
+    return value.astimezone(dt.UTC).strftime("%Y-%m-%d %H:%M:%SZ") if value else "-"
+
+
+def _took(row: Any) -> str:
+    return output.duration((row.ended_at - row.created_at).total_seconds()) if row.ended_at else "-"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,162 @@
+"""A scheduler: all of them are active, none is special.
+
+Duties that many may do at once share the rows with SKIP LOCKED; duties that must be single hold an advisory lock for
+the length of their transaction. NOTIFY wakes the loop; the tick is only the net under it.
+"""
+
+from __future__ import annotations
+
+import signal
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+import psycopg
+import structlog
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DBAPIError
+
+from runner import bundle
+from runner.rollout import driver
+from runner.scheduler.create_runs import create_runs
+from runner.scheduler.dispatch import dispatch, resend
+from runner.scheduler.reap import Reaper
+from runner.settings import Settings, SluiceError
+from runner.state import bundles, nodes
+from runner.state.db import connect, listen
+from runner.state.doorbell import Doorbell, celery_app
+from runner.telemetry import systemd
+
+log = structlog.get_logger(__name__)
+
+TICK_SECONDS = 1.0
+
+
+class Every:
+    """Runs a duty at most every so many seconds."""
+
+    def __init__(self, seconds: float, duty: Callable[[], object]) -> None:
+        self._seconds = seconds
+        self._duty = duty
+        self._due = 0.0
+
+    def maybe(self) -> None:
+        if time.monotonic() >= self._due:
+            self._duty()
+            self._due = time.monotonic() + self._seconds
+
+
+class Scheduler:
+    """What one `runner scheduler` process is made of."""
+
+    def __init__(self, settings: Settings) -> None:
+        settings.require("database_url", "broker_url", "node_id")
+        self.settings = settings
+        self.url = settings.database()
+        self.boot_id = uuid.uuid4().hex
+        self.engine: Engine = connect(self.url, application_name=f"scheduler {settings.node_id}")
+        self.doorbell = Doorbell(celery_app(settings.broker()))
+        self.reaper = Reaper(settings.lease_seconds)
+        self.stopping = threading.Event()
+        self._periodic = [
+            Every(settings.heartbeat_seconds, self._heartbeat),
+            Every(1.0, lambda: resend(self.engine, self.doorbell)),
+            Every(settings.heartbeat_seconds, self._reap),
+            Every(0.5, self._drive_rollouts),
+        ]
+
+    def run(self) -> int:
+        """Work until `stopping` is set. A database that is away is waited for."""
+        registered = False
+        listener: psycopg.Connection[tuple[object, ...]] | None = None
+        while not self.stopping.is_set():
+            try:
+                if not registered:
+                    self._register()
+                    registered = True
+                    systemd.notify("READY=1")
+                if listener is None:
+                    listener = listen(self.url)
+                self.tick()
+                self._sleep(listener)
+            except (DBAPIError, psycopg.OperationalError) as e:
+                log.warning("database is away", action="tick", error=str(getattr(e, "orig", e)))
+                self.reaper.forget()
+                listener = None
+                self.stopping.wait(1.0)
+            systemd.notify("WATCHDOG=1")
+        self._leave()
+        return 0
+
+    def tick(self) -> None:
+        """All duties once, as far as they are due."""
+        while True:
+            with self.engine.begin() as connection:
+                if not create_runs(connection):
+                    break
+        dispatch(self.engine, self.doorbell)
+        for duty in self._periodic:
+            duty.maybe()
+
+    def _sleep(self, listener: psycopg.Connection[tuple[object, ...]]) -> None:
+        for _ in listener.notifies(timeout=TICK_SECONDS / 2, stop_after=1):
+            pass
+
+    def _register(self) -> None:
+        with self.engine.begin() as connection:
+            register_builtin(connection)
+            info = nodes.NodeInfo(
+                node_id=self.settings.node_id,
+                role="scheduler",
+                pool="scheduler",
+                release=self.settings.release,
+                boot_id=self.boot_id,
+                instance_id=self.settings.instance_id,
+                address=socket.gethostname(),
+            )
+            state = nodes.register(connection, info)
+        log.info("registered", action="register", node=info.node_id, state=state, release=info.release)
+
+    def _heartbeat(self) -> None:
+        with self.engine.begin() as connection:
+            if nodes.heartbeat(connection, self.settings.node_id) is None:
+                self._register()
+
+    def _reap(self) -> None:
+        with self.engine.begin() as connection:
+            self.reaper.reap(connection)
+
+    def _drive_rollouts(self) -> None:
+        try:
+            driver.drive_all(self.engine, self.settings, owner=self.settings.node_id)
+        except SluiceError as e:
+            log.warning("rollout", action="drive", error=e.message)
+
+    def _leave(self) -> None:
+        self.doorbell.close()
+        self.engine.dispose()
+
+
+def register_builtin(connection: Connection) -> None:
+    """Make the pipelines that ship with the runner known; workers load them from their own release."""
+    directory = bundle.fetch(bundle.BUILTIN, storage=None, cache=Path())
+    bundles.register_and_activate(
+        connection,
+        version=bundle.BUILTIN,
+        name=bundle.BUILTIN,
+        url="",
+        size=0,
+        specs=bundle.validate(directory),
+        who="sluice",
+    )
+
+
+def run(settings: Settings) -> int:
+    """Entry point of `runner scheduler`."""
+    scheduler = Scheduler(settings)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: scheduler.stopping.set())
+    return scheduler.run()

@@ -1,0 +1,182 @@
+"""The processes in which pipeline code runs.
+
+A warm parent (`python -m runner.worker.child BUNDLE_DIR FD PARENT_PID`) imports one bundle version once and forks a
+child for each request, so that a child starts in milliseconds and whatever its task does to itself stays inside.
+It runs no pipeline code of its own beyond the import. A child runs one task at a time, and may run several of the
+same bundle version, one after another.
+
+On the socket between worker and child both sides send one JSON object a line:
+worker → child: {"run": {…}} a task, {"lease": seconds} its lease was renewed
+child → worker: {"pid": n} once, then {"result": …, "value": …, "error": …, "retry": …} a task
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from runner.authoring import DAG, Context, Skip
+from runner.authoring.values import check_return_value
+from runner.worker.fence import Deadline, die_with_parent, outlive_parent
+
+
+def warm_parent(bundle: Path, control: socket.socket, parent: int) -> None:
+    """Import the bundle, then fork a child for each socket that arrives; report each child's end."""
+    die_with_parent(parent)
+    from runner.bundle import load  # here: children of `authoring` tests need no bundle code
+
+    try:
+        dags = load(bundle)
+    except Exception as e:
+        traceback.print_exc()
+        _send(control, {"broken": f"{type(e).__name__}: {e}"})
+        return
+    # From here on it ends when the worker's socket closes, so that it can end first what its children have started.
+    outlive_parent()
+    _send(control, {"warm": os.getpid()})
+    # A child's end writes to this pipe, so that one select() waits for requests and for ends.
+    wake_read, wake_write = os.pipe()
+    os.set_blocking(wake_write, False)
+    signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    children: set[int] = set()
+    while True:
+        ready: list[Any]
+        ready, _, _ = select.select([control, wake_read], [], [])
+        if wake_read in ready:
+            os.read(wake_read, 4096)
+            _reap(control, children)
+        if control in ready:
+            message, descriptors, _, _ = socket.recv_fds(control, 1, 1)
+            if not message:
+                for pid in children:
+                    _kill_group(pid)
+                return
+            me = os.getpid()
+            pid = os.fork()
+            if pid == 0:
+                signal.set_wakeup_fd(-1)
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                for fd in (wake_read, wake_write):
+                    os.close(fd)
+                control.close()
+                os.setsid()
+                die_with_parent(me)
+                child(dags, socket.socket(fileno=descriptors[0]))
+                os._exit(0)
+            children.add(pid)
+            for fd in descriptors:
+                os.close(fd)
+
+
+def _reap(control: socket.socket, children: set[int]) -> None:
+    for pid in list(children):
+        # Looked at without being reaped, the pid is still taken: the group that is killed is this child's.
+        if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            continue
+        _kill_group(pid)
+        _, status = os.waitpid(pid, 0)
+        children.discard(pid)
+        _send(control, {"ended": pid, "status": os.waitstatus_to_exitcode(status)})
+
+
+def _kill_group(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)
+
+
+def child(dags: dict[str, DAG], worker: socket.socket) -> None:
+    """Run the tasks that the worker sends, one after another, until it closes the socket."""
+    deadline = Deadline()
+    requests = worker.makefile("rb")
+    _send(worker, {"pid": os.getpid()})
+    running = threading.Event()
+    tasks: list[dict[str, Any]] = []
+    arrived = threading.Semaphore(0)
+
+    def listen() -> None:
+        # The lease is renewed here while the main thread is busy with the task.
+        for line in requests:
+            message = json.loads(line)
+            if "run" in message:
+                tasks.append(message["run"])
+                arrived.release()
+            elif running.is_set():
+                deadline.arm(message["lease"])
+        os.killpg(os.getpid(), signal.SIGKILL)  # the worker is gone, and so is everything that runs for it
+
+    threading.Thread(target=listen, daemon=True).start()
+    while True:
+        arrived.acquire()
+        request = tasks.pop(0)
+        running.set()
+        deadline.arm(request["lease"])
+        with _output_to(request["log"]):
+            answer = _run(dags, request)
+        running.clear()
+        deadline.disarm()
+        _send(worker, answer)
+
+
+def _run(dags: dict[str, DAG], request: dict[str, Any]) -> dict[str, Any]:
+    context = Context.from_json(request["context"])
+    os.environ.update(request.get("environment", {}))
+    try:
+        dag = dags.get(context.dag_id)
+        if dag is None:
+            raise LookupError(f"DAG {context.dag_id!r} is not in bundle version {context.bundle_version}")
+        value = dag.run_task(context.task_id, context, request["inputs"])
+        value = check_return_value(context.task_id, value)
+    except Skip as e:
+        return {"result": "skipped", "error": str(e) or None}
+    except (Exception, SystemExit) as e:
+        traceback.print_exc()
+        return {"result": "failed", "error": f"{type(e).__name__}: {e}"[:1000]}
+    return {"result": "success", "value": None if value is None else json.dumps(value)}
+
+
+@contextlib.contextmanager
+def _output_to(path: str) -> Iterator[None]:
+    """Everything written to stdout and stderr, by subprocesses too, goes to the attempt's log, line by line."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
+    os.dup2(fd, 1)
+    os.dup2(fd, 2)
+    os.close(fd)
+    try:
+        yield
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(ValueError):  # closed by the task
+                stream.flush()
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, 1)
+        os.dup2(null, 2)
+        os.close(null)
+
+
+def _send(to: socket.socket | BinaryIO, message: dict[str, Any]) -> None:
+    data = json.dumps(message).encode() + b"\n"
+    if isinstance(to, socket.socket):
+        to.sendall(data)
+    else:
+        to.write(data)
+
+
+def main() -> None:
+    bundle, fd, parent = sys.argv[1:]
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    warm_parent(Path(bundle), socket.socket(fileno=int(fd)), int(parent))
+
+
+if __name__ == "__main__":
+    main()

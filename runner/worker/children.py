@@ -1,0 +1,260 @@
+"""The worker's side of its child processes: start, lend out, renew, kill."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+log = structlog.get_logger(__name__)
+
+START_SECONDS = 60.0  # a bundle's imports may take this long
+KILL_SECONDS = 5.0  # between TERM and KILL of a task that exceeded its time
+TASKS_PER_CHILD = 100  # a leak in pipeline code stays small
+WARM_PARENTS = 8  # bundle versions kept warm at once
+
+
+class ChildDied(Exception):
+    """The child ended without an answer. `signal` is what killed it, 0 if it exited by itself."""
+
+    def __init__(self, message: str, signal: int = 0) -> None:
+        super().__init__(message)
+        self.signal = signal
+
+
+class TaskTimeout(Exception):
+    """The task ran longer than its timeout and was stopped."""
+
+
+class BundleBroken(Exception):
+    """The bundle could not be imported on this node."""
+
+
+class WarmParent:
+    """A process that has imported one bundle version and forks children from there."""
+
+    def __init__(self, bundle: Path, log_path: Path) -> None:
+        self._control, theirs = socket.socketpair()
+        with theirs, log_path.open("ab") as output:
+            # Popen from a thread that lives as long as the worker: the kernel ties the process to that thread.
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "runner.worker.child", str(bundle), str(theirs.fileno()), str(os.getpid())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        self._reader = self._control.makefile("rb")
+        self._lock = threading.Lock()
+        self._ended: dict[int, int] = {}
+        self._changed = threading.Condition()
+        self.alive = True
+        hello = self._hello()
+        if "warm" not in hello:
+            self.close()
+            raise BundleBroken(hello.get("broken", "the process that imports the bundle ended at once"))
+        threading.Thread(target=self._listen, name="warm-parent", daemon=True).start()
+
+    def _hello(self) -> dict[str, Any]:
+        readable, _, _ = select.select([self._control], [], [], START_SECONDS)
+        line = self._reader.readline() if readable else b""
+        if not readable:
+            return {"broken": f"importing the bundle took longer than {START_SECONDS:g} s"}
+        return dict(json.loads(line)) if line else {}
+
+    def _listen(self) -> None:
+        for line in self._reader:
+            message = json.loads(line)
+            with self._changed:
+                self._ended[message["ended"]] = message["status"]
+                self._changed.notify_all()
+        with self._changed:
+            self.alive = False
+            self._changed.notify_all()
+
+    def fork(self) -> Child:
+        """A new child, waiting for its first task."""
+        mine, theirs = socket.socketpair()
+        with theirs, self._lock:
+            socket.send_fds(self._control, [b"f"], [theirs.fileno()])
+        return Child(mine, self)
+
+    def exit_status(self, pid: int, wait_seconds: float = 2.0) -> int | None:
+        """How this child ended: its exit code, or minus the signal that killed it; None if that is not known."""
+        with self._changed:
+            self._changed.wait_for(lambda: pid in self._ended or not self.alive, wait_seconds)
+            return self._ended.pop(pid, None)
+
+    def close(self) -> None:
+        """End the process, and with it (the kernel sees to it) all its children."""
+        self.alive = False
+        self._process.kill()
+        self._process.wait()
+        self._control.close()
+
+
+class Child:
+    """One child process."""
+
+    def __init__(self, connection: socket.socket, parent: WarmParent) -> None:
+        self._connection = connection
+        self._parent = parent
+        self._reader = connection.makefile("rb")
+        self._lock = threading.Lock()
+        self.tasks = 0
+        self.reusable = True
+        hello = self._reader.readline()
+        if not hello:
+            raise ChildDied("the child ended before its first task")
+        self.pid: int = json.loads(hello)["pid"]
+
+    def run(self, request: dict[str, Any], timeout_seconds: float | None) -> dict[str, Any]:
+        """Run one task and return its answer. Raises ChildDied or TaskTimeout; the child is gone then."""
+        self.tasks += 1
+        try:
+            self._send({"run": request})
+            if timeout_seconds is not None and not self._readable(timeout_seconds):
+                raise self._timeout(timeout_seconds)
+            line = self._reader.readline()
+        except OSError:
+            line = b""
+        if not line:
+            raise self._died()
+        answer: dict[str, Any] = json.loads(line)
+        self.reusable = answer["result"] == "success"  # a failed task may leave anything behind
+        return answer
+
+    def renew(self, seconds: float) -> None:
+        """Let the kernel end the child this much later."""
+        with contextlib.suppress(OSError):  # it just ended
+            self._send({"lease": seconds})
+
+    def kill(self) -> None:
+        """SIGKILL to the child and everything it started."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+
+    def close(self) -> None:
+        """Let go of the socket; a child that still lives ends with it."""
+        with contextlib.suppress(OSError):
+            self._connection.shutdown(socket.SHUT_RDWR)
+        self._reader.close()
+        self._connection.close()
+
+    def _send(self, message: dict[str, Any]) -> None:
+        with self._lock:
+            self._connection.sendall(json.dumps(message).encode() + b"\n")
+
+    def _readable(self, seconds: float) -> bool:
+        return bool(select.select([self._connection], [], [], seconds)[0])
+
+    def _timeout(self, seconds: float) -> TaskTimeout:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGTERM)
+        self._readable(KILL_SECONDS)
+        self.kill()
+        return TaskTimeout(f"ran longer than its timeout of {seconds:g} s")
+
+    def _died(self) -> ChildDied:
+        status = self._parent.exit_status(self.pid)
+        if status is None or status < 0:
+            number = -status if status else int(signal.SIGKILL)
+            return ChildDied(f"its process was killed by {signal.Signals(number).name}", number)
+        return ChildDied(f"its process exited with status {status} in the middle of the task")
+
+
+@dataclass
+class _Version:
+    parent: WarmParent
+    idle: list[Child] = field(default_factory=list)
+    lent: int = 0
+    used: float = 0.0
+
+
+class Children:
+    """Warm parents by bundle version, and their idle children."""
+
+    def __init__(self, fetch: Callable[[str], Path], log_path: Path) -> None:
+        self._fetch = fetch
+        self._log_path = log_path
+        self._versions: dict[str, _Version] = {}
+        self._lock = threading.Lock()
+        self._starting: dict[str, threading.Lock] = {}
+
+    @contextlib.contextmanager
+    def lend(self, version: str) -> Iterator[Child]:
+        """A child of this bundle version, a warm one if there is one. Raises BundleBroken.
+
+        Left without an exception it is kept for the next task, else it is killed.
+        """
+        entry = self._version(version)
+        try:
+            child = self._idle(entry) or entry.parent.fork()
+            try:
+                yield child
+            except BaseException:
+                child.kill()
+                child.close()
+                raise
+            self._take_back(entry, child)
+        finally:
+            with self._lock:
+                entry.lent -= 1
+
+    def close(self) -> None:
+        """End all of them."""
+        with self._lock:
+            entries, self._versions = list(self._versions.values()), {}
+        for entry in entries:
+            entry.parent.close()
+
+    def _idle(self, entry: _Version) -> Child | None:
+        with self._lock:
+            return entry.idle.pop() if entry.idle else None
+
+    def _take_back(self, entry: _Version, child: Child) -> None:
+        if child.reusable and child.tasks < TASKS_PER_CHILD:
+            with self._lock:
+                entry.idle.append(child)
+        else:
+            child.kill()
+            child.close()
+
+    def _version(self, version: str) -> _Version:
+        """The live entry of this version, counted as lent once more."""
+        with self._lock:
+            starting = self._starting.setdefault(version, threading.Lock())
+        with starting:  # one import, however many slots want the version
+            with self._lock:
+                entry = self._versions.get(version)
+            if entry is None or not entry.parent.alive:
+                entry = _Version(WarmParent(self._fetch(version), self._log_path))
+            with self._lock:
+                self._versions[version] = entry
+                entry.lent += 1
+                entry.used = time.monotonic()
+        self._evict()
+        return entry
+
+    def _evict(self) -> None:
+        """End the warm parents that were not used for longest, unless a child of theirs is at work."""
+        with self._lock:
+            by_age = sorted(self._versions, key=lambda v: self._versions[v].used)
+            spare = [v for v in by_age[:-WARM_PARENTS] if self._versions[v].lent == 0]
+            entries = [self._versions.pop(v) for v in spare]
+        for entry in entries:
+            entry.parent.close()

@@ -1,0 +1,72 @@
+"""Stopping to take work, and knowing that none is left.
+
+Consumers are cancelled inside Celery's own event loop, by a boot step that looks a few times a second at what the
+heartbeat was told. The gate itself is in the database: a message that still arrives finds nothing to claim.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import structlog
+from celery import bootsteps
+from celery.worker import state as celery_state
+
+from runner.state.nodes import Orders
+
+log = structlog.get_logger(__name__)
+
+LOOK_SECONDS = 0.2
+
+
+class Drain:
+    """Whether this worker shall consume, and whether it does. Written by the heartbeat, read by the boot step."""
+
+    def __init__(self, queues: list[str]) -> None:
+        self.queues = queues
+        self.consuming = threading.Event()
+        self._wanted = True
+
+    def obey(self, orders: Orders) -> None:
+        """Consume while the node is ready, and only then."""
+        wanted = orders.state == "ready"
+        if wanted != self._wanted:
+            log.info("orders changed", action="drain", node_state=orders.state, reason=orders.reason)
+        self._wanted = wanted
+
+    def look(self, consumer: Any) -> None:
+        """Bring Celery's consumers in line with the orders. Runs in the consumer's event loop."""
+        if self._wanted and not self.consuming.is_set():
+            for queue in self.queues:
+                consumer.add_task_queue(queue)
+            self.consuming.set()
+        elif not self._wanted and self.consuming.is_set():
+            for queue in self.queues:
+                consumer.cancel_task_queue(queue)
+            self.consuming.clear()
+
+    @staticmethod
+    def reserved() -> int:
+        """Messages that Celery holds and has not finished."""
+        return len(celery_state.reserved_requests)
+
+
+def boot_step(drain: Drain) -> type[bootsteps.StartStopStep]:
+    """The step that ties a `Drain` to a Celery consumer, again after each reconnect."""
+
+    class DrainStep(bootsteps.StartStopStep):  # type: ignore[misc]
+        requires = ("celery.worker.consumer.tasks:Tasks",)
+
+        def start(self, consumer: Any) -> None:
+            drain.consuming.set()  # a (re)connected consumer starts with its queues
+            drain.look(consumer)
+            self._timer = consumer.timer.call_repeatedly(LOOK_SECONDS, drain.look, args=(consumer,))
+
+        def stop(self, consumer: Any) -> None:
+            drain.consuming.clear()
+            timer = getattr(self, "_timer", None)
+            if timer is not None:
+                timer.cancel()
+
+    return DrainStep

@@ -1,0 +1,84 @@
+"""The node's pulse: one statement renews every lease and brings the orders."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+import structlog
+from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError
+
+from runner.settings import Settings
+from runner.state import nodes
+from runner.state.nodes import Orders
+from runner.worker.execute import Attempts
+
+log = structlog.get_logger(__name__)
+
+
+class Heartbeat:
+    """A thread that beats every `heartbeat_seconds`, also while the node drains, until the worker has ended.
+
+    A worker that cannot renew stops its own tasks before their lease can end: here if it can still act, and by the
+    timer that each child has in the kernel if it cannot.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        engine: Engine,
+        attempts: Attempts,
+        register: Callable[[], None],
+        obey: Callable[[Orders], None],
+    ) -> None:
+        self._settings = settings
+        self._engine = engine
+        self._attempts = attempts
+        self._register = register
+        self._obey = obey
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._loop, name="heartbeat", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _loop(self) -> None:
+        while not self._stop.wait(self._settings.heartbeat_seconds):
+            try:
+                self.beat()
+            except DBAPIError as e:
+                log.warning("heartbeat failed", action="heartbeat", error=str(e.orig))
+            self._fence()
+
+    def beat(self) -> None:
+        """Renew, then act on the answer."""
+        held_here = {a.claim.token: a for a in self._attempts.all()}
+        before = time.monotonic()
+        lease = self._settings.lease_seconds
+        with self._engine.begin() as connection:
+            orders = nodes.heartbeat(connection, self._settings.node_id, list(held_here), lease_seconds=lease)
+        if orders is None:
+            self._register()
+            return
+        for token, attempt in held_here.items():
+            if token in orders.held:
+                attempt.lease_until = before + lease
+                if attempt.child:
+                    attempt.child.renew(attempt.lease_until - time.monotonic())
+            elif attempt.finishing:
+                continue  # its outcome was committed meanwhile
+            else:
+                attempt.abandon("the lease was taken away")
+        self._obey(orders)
+
+    def _fence(self) -> None:
+        next_beat = time.monotonic() + self._settings.heartbeat_seconds
+        for attempt in self._attempts.all():
+            if attempt.lease_until < next_beat and not attempt.finishing:
+                attempt.abandon("the lease could not be renewed")

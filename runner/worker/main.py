@@ -1,0 +1,139 @@
+"""A worker: Celery in the foreground, with the claim, the lease and the drain around it."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import uuid
+from pathlib import Path
+
+import structlog
+from kombu import Queue
+from sqlalchemy import Engine
+
+from runner import bundle
+from runner.settings import Settings
+from runner.state import nodes
+from runner.state.db import connect
+from runner.state.doorbell import TASK, Doorbell, celery_app
+from runner.state.nodes import NodeInfo, Orders
+from runner.storage import Storage
+from runner.telemetry import systemd
+from runner.worker.children import Children
+from runner.worker.drain import Drain, boot_step
+from runner.worker.execute import Executor
+from runner.worker.finish import Finisher
+from runner.worker.heartbeat import Heartbeat
+from runner.worker.logs import LogShipper
+
+log = structlog.get_logger(__name__)
+
+IDLE_LOOKS = 2  # a drained node was seen idle this many times in a row
+
+
+class Worker:
+    """What one `runner worker` process is made of."""
+
+    def __init__(self, settings: Settings) -> None:
+        settings.require("database_url", "broker_url", "storage_url", "artifacts_url", "node_id")
+        self.settings = settings
+        self.boot_id = uuid.uuid4().hex
+        self.engine: Engine = connect(
+            settings.database(), pool_size=settings.slots + 3, application_name=f"worker {settings.node_id}"
+        )
+        settings.home.mkdir(parents=True, exist_ok=True)
+        self.celery = celery_app(settings.broker())
+        self.shipper = LogShipper(Storage.open(settings.storage_url))
+        self.children = Children(self._fetch, settings.home / "bundles.log")
+        self.finisher = Finisher(self.engine, Doorbell(self.celery), settings.home / "spool")
+        self.executor = Executor(settings, self.engine, self.children, self.finisher, self.shipper)
+        self.queues = [*settings.queue_list, nodes.queue_of(settings.node_id)]
+        self.drain = Drain(self.queues)
+        self.heartbeat = Heartbeat(settings, self.engine, self.executor.attempts, self.register, self.obey)
+        self._idle_looks = 0
+
+    def register(self) -> None:
+        """Say in the database that this worker is up; a node that drains stays draining."""
+        info = NodeInfo(
+            node_id=self.settings.node_id,
+            role="worker",
+            pool=self.settings.pool,
+            release=self.settings.release,
+            boot_id=self.boot_id,
+            slots=self.settings.slots,
+            queues=self.queues,
+            instance_id=self.settings.instance_id,
+            address=socket.gethostname(),
+        )
+        with self.engine.begin() as connection:
+            state = nodes.register(connection, info)
+        log.info("registered", action="register", node=info.node_id, state=state, release=info.release)
+
+    def obey(self, orders: Orders) -> None:
+        """Carry out what the heartbeat brought: consume or not; once a draining node is idle, say so."""
+        self.drain.obey(orders)
+        idle = not self.drain.reserved() and not len(self.executor.attempts)
+        if orders.state != "draining" or self.drain.consuming.is_set() or not idle:
+            self._idle_looks = 0
+            return
+        self._idle_looks += 1
+        if self._idle_looks >= IDLE_LOOKS and self.shipper.flush():
+            with self.engine.begin() as connection:
+                if nodes.drained(connection, self.settings.node_id):
+                    log.info("drained", action="drain", reason=orders.reason)
+
+    def run(self) -> int:
+        """Work until TERM: then finish what runs, and exit. Returns the exit status."""
+        executor = self.executor
+
+        def execute(task_instance: int, attempt: int) -> None:
+            executor.execute(task_instance, attempt)
+
+        self.celery.task(name=TASK)(execute)
+        self.celery.conf.task_queues = [Queue(name) for name in self.queues]
+        self.celery.steps["consumer"].add(boot_step(self.drain))
+        self.finisher.recover()  # before the new boot id says that nothing of the last start is left
+        self.finisher.start()
+        self.shipper.start()
+        self.register()
+        self.heartbeat.start()
+        worker = self.celery.Worker(
+            pool="threads",
+            concurrency=self.settings.slots,
+            hostname=f"{self.settings.node_id}@{socket.gethostname()}",
+            queues=self.queues,
+            loglevel=self.settings.log_level.upper(),
+            without_gossip=True,
+            without_mingle=True,
+            quiet=True,
+        )
+        systemd.notify("READY=1")
+        threading.Thread(target=self._watchdog, name="watchdog", daemon=True).start()
+        try:
+            worker.start()
+        finally:
+            self.close()
+        return int(worker.exitcode or 0)
+
+    def close(self) -> None:
+        """After Celery has ended: what finished is committed, its logs are stored, the children are gone."""
+        self.finisher.stop()
+        self.shipper.flush()
+        self.shipper.stop()
+        self.heartbeat.stop()
+        self.children.close()
+        self.engine.dispose()
+
+    def _watchdog(self) -> None:
+        while True:
+            systemd.notify("WATCHDOG=1")
+            threading.Event().wait(5)
+
+    def _fetch(self, version: str) -> Path:
+        storage = Storage.open(self.settings.artifacts_url)
+        return bundle.fetch(version, storage=storage, cache=self.settings.home / "bundles")
+
+
+def run(settings: Settings) -> int:
+    """Entry point of `runner worker`."""
+    return Worker(settings).run()

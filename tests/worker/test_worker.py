@@ -1,0 +1,295 @@
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import psutil
+import pytest
+
+from runner.state import nodes
+from runner.storage import Storage
+from runner.storage.logs import read_log
+
+from .conftest import Fleet
+
+PIPELINE = """
+    import json, os, subprocess, sys, time
+    from datetime import timedelta
+    from runner.authoring import dag, task, get_current_context
+
+    def write(name, **values):
+        fd = os.open(os.path.join(os.environ["OUT"], name), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        os.write(fd, (json.dumps({"pid": os.getpid(), **values}) + "\\n").encode())
+        os.close(fd)
+
+    @task
+    def first():
+        print("hello from first")
+        return {"n": 20}
+
+    @task
+    def double(x):
+        return {"n": x["n"] * 2}
+
+    @task
+    def last(x):
+        write("last", n=x["n"], node=get_current_context().node)
+
+    @dag
+    def chain():
+        last(double(double(first())))
+
+    @task
+    def sleep(seconds=30.0):
+        write("start", attempt=get_current_context().attempt, t=time.monotonic())
+        print("sleeping", flush=True)
+        subprocess.Popen(["sleep", "300"]) if os.environ.get("GRANDCHILD") else None
+        time.sleep(seconds)
+        write("end", attempt=get_current_context().attempt)
+
+    @dag
+    def long():
+        sleep()
+
+    @dag
+    def short():
+        sleep(2.0)
+
+    @task(retries=1, retry_delay=timedelta(0))
+    def fails():
+        print("about to fail", file=sys.stderr)
+        raise ValueError("no such customer")
+
+    @dag
+    def failing():
+        fails()
+
+    @task(timeout=timedelta(seconds=1))
+    def slow():
+        time.sleep(60)
+
+    @dag
+    def timeout():
+        slow()
+
+    @task
+    def bad_value():
+        return object()
+
+    @dag
+    def bad():
+        bad_value()
+
+    @task
+    def small(i):
+        write("small", i=i)
+
+    @dag
+    def wide():
+        for i in range(40):
+            small(i)
+"""
+
+
+@pytest.fixture
+def busy(fleet: Fleet) -> Fleet:
+    """A fleet whose node n1 runs `long`."""
+    fleet.push(PIPELINE)
+    fleet.worker()
+    fleet.ready()
+    return fleet
+
+
+def started(fleet: Fleet, times: int = 1) -> list[dict[str, int]]:
+    return fleet.wait(lambda: fleet.out("start") if len(fleet.out("start")) >= times else None)  # type: ignore[no-any-return]
+
+
+def test_a_chain_runs_while_no_scheduler_is_alive(busy: Fleet) -> None:
+    # Given a run whose first task was dispatched, and nobody but a worker
+    run = busy.run("chain")
+    # When it goes on, then the worker itself dispatches each next task, and values travel along
+    busy.wait(lambda: busy.state(run) == "success")
+    (line,) = busy.out("last")
+    assert (line["n"], line["node"]) == (80, "n1")
+
+
+def test_tasks_of_one_version_share_warm_processes(busy: Fleet) -> None:
+    run = busy.run("wide")
+    busy.wait(lambda: busy.state(run) == "success")
+    lines = busy.out("small")
+    assert sorted(x["i"] for x in lines) == list(range(40))
+    assert len({x["pid"] for x in lines}) <= 8
+
+
+def test_output_can_be_read_while_the_task_runs(busy: Fleet) -> None:
+    run = busy.run("long")
+    started(busy)
+    storage = Storage.open(busy.environment["SLUICE_STORAGE_URL"])
+    busy.wait(lambda: "sleeping" in read_log(storage, f"logs/long/{run}/sleep/1")[0], 5)
+    assert busy.task(run, "sleep") == "running"
+
+
+def test_a_failure_is_retried_and_its_traceback_kept(busy: Fleet) -> None:
+    run = busy.run("failing")
+    busy.wait(lambda: busy.state(run) == "failed", dispatching=True)
+    assert busy.task(run, "fails", "error") == "ValueError: no such customer"
+    assert busy.task(run, "fails", "tries") == 2
+    storage = Storage.open(busy.environment["SLUICE_STORAGE_URL"])
+    log = busy.wait(lambda: read_log(storage, f"logs/failing/{run}/fails/2")[0])
+    assert "about to fail" in log
+    assert "ValueError: no such customer" in log
+
+
+def test_a_task_that_exceeds_its_timeout_is_stopped(busy: Fleet) -> None:
+    run = busy.run("timeout")
+    busy.wait(lambda: busy.state(run) == "failed")
+    assert "timeout of 1 s" in busy.task(run, "slow", "error")
+
+
+def test_a_value_that_is_no_json_fails_the_task_with_a_clear_line(busy: Fleet) -> None:
+    run = busy.run("bad")
+    busy.wait(lambda: busy.state(run) == "failed")
+    assert "bad_value" in busy.task(run, "bad_value", "error")
+
+
+def test_term_lets_the_running_task_finish(busy: Fleet) -> None:
+    run = busy.run("short")
+    started(busy)
+    busy.processes[0].terminate()
+    assert busy.processes[0].wait(15) == 0
+    assert busy.state(run) == "success"
+
+
+def test_children_never_survive_a_killed_worker(fleet: Fleet) -> None:
+    # Given a task that has started a process of its own
+    fleet.environment["GRANDCHILD"] = "1"
+    fleet.push(PIPELINE)
+    worker = fleet.worker()
+    fleet.ready()
+    fleet.run("long")
+    (line,) = started(fleet)
+    child = psutil.Process(line["pid"])
+    fleet.wait(child.children)
+    family = [child, *child.children()]
+    # When the worker is killed
+    worker.kill()
+    # Then all of them are gone, by the kernel's hand
+    _, alive = psutil.wait_procs(family, 5)
+    assert not [p for p in alive if p.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_a_restarted_worker_hands_on_what_the_dead_one_ran(busy: Fleet) -> None:
+    run = busy.run("long")
+    started(busy)
+    busy.processes[0].kill()
+    busy.worker()
+    busy.wait(lambda: busy.task(run, "sleep", "interruptions") == 1)
+    second = busy.wait(lambda: busy.out("start")[1:], dispatching=True)
+    assert second[0]["attempt"] == 2
+    assert busy.task(run, "sleep", "tries") == 0
+
+
+def test_a_killed_child_uses_no_retry(busy: Fleet) -> None:
+    run = busy.run("long")
+    (line,) = started(busy)
+    os.kill(line["pid"], signal.SIGKILL)
+    busy.wait(lambda: busy.out("start")[1:], dispatching=True)
+    assert busy.task(run, "sleep", "interruptions") == 1
+    assert busy.task(run, "sleep", "tries") == 0
+
+
+def test_a_frozen_worker_cannot_keep_a_task_beyond_its_lease(busy: Fleet) -> None:
+    # Given a running task with a lease of 3 s
+    busy.run("long")
+    (line,) = started(busy)
+    # When the worker is stopped, so that it can neither renew nor kill anything
+    stopped = time.monotonic()
+    busy.processes[0].send_signal(signal.SIGSTOP)
+    # Then the task is ended by the kernel before its lease can be over, and is not ended early either
+    child = psutil.Process(line["pid"])
+    busy.wait(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, 5)
+    assert 2.0 < time.monotonic() - stopped < 3.2
+
+
+def test_a_task_longer_than_its_lease_is_kept_alive(busy: Fleet) -> None:
+    busy.push(PIPELINE.replace("sleep(2.0)", "sleep(5.0)"))
+    run = busy.run("short")
+    busy.wait(lambda: busy.state(run) == "success")
+    assert busy.task(run, "sleep", "attempt") == 1
+
+
+def test_a_lease_that_was_taken_away_stops_the_task(busy: Fleet) -> None:
+    run = busy.run("long")
+    (line,) = started(busy)
+    child = psutil.Process(line["pid"])
+    with busy.engine.begin() as c:
+        from runner.state import transitions
+
+        transitions.interrupt_node(c, "n1", "test")
+    busy.wait(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, 3)
+    assert busy.task(run, "sleep") == "ready"
+
+
+def test_a_cordoned_worker_finishes_and_is_drained(busy: Fleet) -> None:
+    # Given a running task and many that wait
+    short = busy.run("short")
+    started(busy)
+    # When the node is cordoned
+    with busy.engine.begin() as c:
+        assert nodes.cordon(c, "n1", reason="roll", by="test", deadline_seconds=60)
+    wide = busy.run("wide")
+    # Then what runs is finished, nothing new is taken, and the node says that it is drained
+    busy.wait(lambda: busy.one("SELECT state FROM node") == "drained")
+    assert busy.state(short) == "success"
+    assert busy.out("small") == []
+    # and another node takes what waited
+    busy.worker("n2")
+    busy.ready("n2")
+    busy.wait(lambda: busy.state(wide) == "success", dispatching=True)
+    assert busy.processes[0].poll() is None
+
+
+def test_a_drain_that_is_called_off_goes_on_working(busy: Fleet) -> None:
+    busy.run("short")
+    started(busy)
+    with busy.engine.begin() as c:
+        nodes.cordon(c, "n1", reason="test", by="test", deadline_seconds=60)
+    time.sleep(0.8)
+    with busy.engine.begin() as c:
+        assert nodes.uncordon(c, "n1", by="test")
+    run = busy.run("chain")
+    busy.wait(lambda: busy.state(run) == "success")
+
+
+def test_a_duplicate_message_finds_nothing(busy: Fleet) -> None:
+    run = busy.run("chain")
+    busy.wait(lambda: busy.state(run) == "success")
+    from runner.state.transitions import Message
+
+    again = Message(busy.task(run, "last", "id"), 1, "default")
+    busy.doorbell.ring([again, again])
+    time.sleep(0.5)
+    assert len(busy.out("last")) == 1
+
+
+def test_an_emptied_broker_loses_nothing(busy: Fleet) -> None:
+    import redis
+
+    # Given more queued tasks than slots
+    run = busy.run("wide")
+    # When everything in the broker is gone
+    client = redis.Redis.from_url(busy.environment["SLUICE_BROKER_URL"])
+    client.flushall()
+    client.close()
+    # Then ringing again (the scheduler's duty) is enough
+    from runner.state import transitions
+
+    def resend() -> bool:
+        with busy.engine.begin() as c:
+            messages = transitions.resend(c, idle_after=0.5, busy_after=1)
+        busy.doorbell.ring(messages)
+        return busy.state(run) == "success"
+
+    busy.wait(resend, dispatching=True)
+    assert sorted(x["i"] for x in busy.out("small")) == list(range(40))
