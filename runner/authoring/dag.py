@@ -232,7 +232,8 @@ class DAG:
 
 def _code(node: Node) -> object:
     # The code, not the function: one defined inside a loop is made anew each time.
-    return getattr(node.function, "__code__", node.function)
+    plain = inspect.unwrap(node.function)
+    return getattr(plain, "__code__", plain)
 
 
 class DagFactory:

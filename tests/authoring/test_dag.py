@@ -1,6 +1,7 @@
 """Writing a DAG: dependencies from arguments and arrows, ids, options, and the errors of each."""
 
 import datetime as dt
+import functools
 import inspect
 from typing import Any
 
@@ -312,3 +313,23 @@ def test_a_context_survives_json_and_refuses_naive_times() -> None:
     assert context.interval_start == context.interval_end == NOON
     with pytest.raises(ValueError, match="logical_date must have a time zone"):
         Context(dag_id="d", run_id="1", task_id="t", logical_date=NOON.replace(tzinfo=None))
+
+
+def test_two_wrapped_functions_of_one_name_are_an_error_too() -> None:
+    # Given functions behind one decorator, whose code is the decorator's
+    def wrapped(f: Any) -> Any:
+        @functools.wraps(f)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            return f(*args, **kwargs)
+
+        return wrapper
+
+    def other(context: Context) -> str:
+        return context.task_id
+
+    with DAG("wrapped") as d:
+        task(task_id="load")(wrapped(other))()
+        with pytest.raises(AuthoringError, match="already has a task 'load'"):
+            task(task_id="load")(wrapped(one.function))()
+    # and the wrapped function still gets its context
+    assert d.test() == {"load": "load"}

@@ -109,6 +109,7 @@ def test_a_directory_that_cannot_be_is_one_line(tmp_path: Path) -> None:
         Storage.open(f"file://{tmp_path}/file/dir")
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # from Python 3.12 on, where other tests left threads
 def test_after_a_fork_it_says_so_instead_of_hanging(tmp_path: Path) -> None:
     # Given a process that used a store
     storage = Storage.open(f"file://{tmp_path}")
