@@ -192,6 +192,27 @@ def run(
     return RunDetail(**row, counts=counts, task_instances=tasks)
 
 
+def task_states(connection: Connection, run_id: int) -> dict[str, str]:
+    """The state of each task of a run by its id; of a mapped task the state of one of its instances."""
+    found = connection.execute(text("SELECT task_id, state FROM task_instance WHERE run_id = :id"), {"id": run_id})
+    return {task_id: state for task_id, state in found}
+
+
+def task_of(connection: Connection, run_id: int, task_id: str) -> int | None:
+    """The id of a run's task instance by the task's name, the first of a mapped one; None if there is none."""
+    statement = text("""
+        SELECT id FROM task_instance WHERE run_id = :run_id AND task_id = :task_id ORDER BY map_index LIMIT 1""")
+    found: int | None = connection.execute(statement, {"run_id": run_id, "task_id": task_id}).scalar()
+    return found
+
+
+def spec(connection: Connection, dag_id: str, bundle_version: str) -> dict[str, Any] | None:
+    """What a DAG looked like in one bundle version, authoring.spec.DagSpec as JSON. It never changes."""
+    statement = text("SELECT spec FROM dag_version WHERE dag_id = :dag_id AND bundle_version = :version")
+    found: dict[str, Any] | None = connection.execute(statement, {"dag_id": dag_id, "version": bundle_version}).scalar()
+    return found
+
+
 # --- events and attempts --------------------------------------------------------------------------------------
 
 _TASK = text(f"""

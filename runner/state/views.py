@@ -135,11 +135,6 @@ class TaskDetail(TaskRow):
     logical_date: dt.datetime | None = None
     events: list[EventRow] = field(default_factory=list)
 
-    @property
-    def log_prefix(self) -> str:
-        """Where its logs are kept in the storage; the attempt's number is the last part."""
-        return f"logs/{self.dag_id}/{self.run_id}/{self.task_id}"
-
 
 @dataclass(frozen=True)
 class NodeRow:

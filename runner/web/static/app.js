@@ -1,0 +1,115 @@
+// What HTML cannot do: times in the viewer's zone, ages that tick, the log that follows, a few keys.
+"use strict";
+(() => {
+  const day = new Intl.DateTimeFormat(undefined, { year: "numeric", month: "2-digit", day: "2-digit" });
+  const full = new Intl.DateTimeFormat(undefined, {
+    year: "numeric", month: "2-digit", day: "2-digit", hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23",
+  });
+  const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" });
+
+  function duration(s) { // as present.duration on the server
+    s = Math.max(s, 0);
+    if (s < 9.95) return `${s.toFixed(1)} s`;
+    s = Math.round(s);
+    if (s < 60) return `${s} s`;
+    const [big, small, unit, part] = s < 3600 ? [60, 1, "min", "s"] : s < 86400 ? [3600, 60, "h", "min"] : [86400, 3600, "d", "h"];
+    const rest = Math.floor((s % big) / small);
+    return `${Math.floor(s / big)} ${unit}` + (rest ? ` ${rest} ${part}` : "");
+  }
+
+  function relative(at) {
+    const s = (Date.now() - at) / 1000;
+    const size = Math.abs(s);
+    const text = size < 60 ? duration(Math.round(size) || 0).replace(".0", "") : duration(size - (size % (size < 3600 ? 60 : 3600)));
+    return s >= 0 ? (size < 1 ? "now" : `${text} ago`) : `in ${text}`;
+  }
+
+  function times(root) {
+    const today = day.format(new Date());
+    for (const el of root.querySelectorAll("time[datetime]")) {
+      const at = new Date(el.dateTime);
+      const text = "rel" in el.dataset ? relative(at) : day.format(at) === today ? clock.format(at) : full.format(at);
+      if (el.textContent !== text) el.textContent = text;
+    }
+  }
+
+  function stamp(root) { // when a counter's value was true
+    for (const el of root.querySelectorAll("[data-count]")) el.countFrom = Date.now() - 1000 * parseFloat(el.dataset.count);
+  }
+
+  function tick() {
+    if (document.hidden) return;
+    for (const el of document.querySelectorAll("[data-count]")) el.textContent = duration((Date.now() - el.countFrom) / 1000);
+    for (const el of document.querySelectorAll("time[data-rel]")) {
+      const text = relative(new Date(el.dateTime));
+      if (el.textContent !== text) el.textContent = text;
+    }
+  }
+
+  function refresh() { stamp(document); times(document); follow(); }
+
+  // --- the log: parts are fetched from where we are, while the page is open and the attempt may still write ---
+  let log = null;
+  async function follow() {
+    const pre = document.getElementById("log-text");
+    if (!pre) { log = null; return; }
+    if (log && log.url === pre.dataset.url && log.pre === pre) return;
+    const mine = (log = { url: pre.dataset.url, pre, next: 0 });
+    pre.textContent = "";
+    pre.dataset.note = "loading…";
+    for (let wait = 0; log === mine && pre.isConnected;) {
+      if (!document.hidden) {
+        try {
+          const answer = await fetch(`${mine.url}&from=${mine.next}`);
+          const part = await answer.json();
+          if (!answer.ok) throw new Error(part.error + (part.hint ? ` (${part.hint})` : ""));
+          if (log !== mine) return;
+          if (part.text) {
+            pre.append(part.text);
+            if (document.getElementById("follow")?.checked) pre.scrollTop = pre.scrollHeight;
+          }
+          mine.next = part.next;
+          pre.dataset.note = part.complete ? "The attempt wrote nothing." : "Nothing written yet.";
+          if (part.complete) return;
+          wait = part.text ? 500 : 1500;
+        } catch (e) {
+          pre.dataset.note = String(e.message || e);
+          wait = 5000;
+        }
+      }
+      await new Promise((r) => setTimeout(r, wait || 500));
+    }
+  }
+
+  // --- the little lamp ---
+  function lamp(on) {
+    const el = document.getElementById("live");
+    if (!el) return;
+    el.classList.toggle("on", on);
+    el.firstElementChild.textContent = on ? "live" : "offline";
+    el.title = on ? "this page follows what happens" : "not connected; trying again";
+  }
+  document.addEventListener("htmx:sse:after:connection", (e) => lamp((e.detail.connection.status ?? 200) < 400));
+  document.addEventListener("htmx:sse:error", () => lamp(false));
+  document.addEventListener("htmx:sse:close", () => lamp(false));
+  document.addEventListener("htmx:after:swap", refresh);
+
+  // --- keys: / searches, g then d, r, f goes ---
+  let going = 0;
+  document.addEventListener("keydown", (e) => {
+    if (e.ctrlKey || e.metaKey || e.altKey || /^(INPUT|TEXTAREA|SELECT)$/.test(e.target.tagName)) return;
+    if (e.key === "/") {
+      const search = document.getElementById("search");
+      if (search) { e.preventDefault(); search.focus(); }
+    } else if (e.key === "g") {
+      going = Date.now();
+    } else if (Date.now() - going < 1200) {
+      const to = { d: "/", r: "/runs", f: "/fleet" }[e.key];
+      if (to) location.href = to;
+      going = 0;
+    }
+  });
+
+  refresh();
+  setInterval(tick, 1000);
+})();
