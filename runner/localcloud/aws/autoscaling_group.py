@@ -33,6 +33,9 @@ class Member(models.InstanceState):
 class Group(models.FakeAutoScalingGroup):
     """Every public method expects the caller to hold `autoscaling.LOCK`."""
 
+    instance_states: list[Member]
+    mixed_instances_policy: dict[str, Any] | None
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.activities: list[models.Activity] = []
         super().__init__(*args, **kwargs)

@@ -97,14 +97,16 @@ resource "aws_launch_template" "this" {
 }
 
 resource "aws_autoscaling_group" "this" {
-  name                      = var.name
-  min_size                  = var.min_size
-  max_size                  = var.max_size
-  vpc_zone_identifier       = var.subnet_ids
-  target_group_arns         = var.target_group_arns
-  health_check_type         = length(var.target_group_arns) > 0 ? "ELB" : "EC2"
-  health_check_grace_period = 300
-  protect_from_scale_in     = var.protect_from_scale_in
+  name                  = var.name
+  min_size              = var.min_size
+  max_size              = var.max_size
+  vpc_zone_identifier   = var.subnet_ids
+  target_group_arns     = var.target_group_arns
+  protect_from_scale_in = var.protect_from_scale_in
+
+  # Not the load balancer's: a web node is unhealthy while the database is away, and a new one would be too.
+  health_check_type         = "EC2"
+  health_check_grace_period = 300 # seconds
 
   # Rebalancing takes down instances that are busy, for a better spread over zones.
   suspended_processes = ["AZRebalance"]

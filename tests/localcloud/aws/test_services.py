@@ -1,0 +1,186 @@
+"""What the other patches hold: S3, EC2, ElastiCache, RDS and the server itself."""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+import urllib.request
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError
+
+from .conftest import Clients
+
+
+def test_ready_without_any_aws_call(endpoint: str) -> None:
+    with urllib.request.urlopen(f"{endpoint}/_sluice/ready") as answer:
+        assert (answer.status, answer.read()) == (200, b"ok")
+
+
+@pytest.mark.parametrize(
+    ("service", "call"), [("autoscaling", "describe_account_limits"), ("ec2", "get_console_screenshot")]
+)
+def test_an_operation_that_is_not_there_is_a_final_501(clients: Clients, service: str, call: str) -> None:
+    arguments = {"InstanceId": "i-1"} if service == "ec2" else {}
+    with pytest.raises(ClientError) as e:
+        getattr(clients(service), call)(**arguments)
+    assert e.value.response["Error"]["Code"] == "NotImplemented"
+    assert e.value.response["ResponseMetadata"]["HTTPStatusCode"] == 501
+
+
+class TestS3:
+    def test_a_deny_applies_only_where_its_condition_holds(self, clients: Clients, name: str) -> None:
+        s3, bucket = clients("s3"), f"bucket-{name}"
+        s3.create_bucket(Bucket=bucket)
+        s3.put_bucket_policy(Bucket=bucket, Policy=deny(bucket, {"Bool": {"aws:SecureTransport": "false"}}))
+        s3.put_object(Bucket=bucket, Key="k", Body=b"1")
+        assert s3.get_object(Bucket=bucket, Key="k")["Body"].read() == b"1"
+        s3.put_bucket_policy(Bucket=bucket, Policy=deny(bucket, {"Bool": {"aws:SecureTransport": "true"}}))
+        with pytest.raises(ClientError) as e:
+            s3.get_object(Bucket=bucket, Key="k")
+        assert e.value.response["ResponseMetadata"]["HTTPStatusCode"] == 403
+
+    def test_of_simultaneous_conditional_writes_exactly_one_wins(self, clients: Clients, name: str) -> None:
+        s3, bucket = clients("s3"), f"bucket-{name}"
+        s3.create_bucket(Bucket=bucket)
+        for round_ in range(15):
+            start, winners = threading.Barrier(6), []
+
+            def write(me: int, key: str, start: threading.Barrier = start, winners: list[int] = winners) -> None:
+                start.wait()
+                try:
+                    s3.put_object(Bucket=bucket, Key=key, Body=bytes([me]), IfNoneMatch="*")
+                except ClientError as e:
+                    assert e.response["Error"]["Code"] == "PreconditionFailed"
+                else:
+                    winners.append(me)
+
+            threads = [threading.Thread(target=write, args=(i, f"lock{round_}")) for i in range(6)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            stored = s3.get_object(Bucket=bucket, Key=f"lock{round_}")["Body"].read()
+            assert [bytes([w]) for w in winners] == [stored]
+
+
+def deny(bucket: str, condition: dict[str, Any]) -> str:
+    statement = {
+        "Effect": "Deny",
+        "Principal": "*",
+        "Action": "s3:*Object",
+        "Resource": f"arn:aws:s3:::{bucket}/*",
+        "Condition": condition,
+    }
+    return json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+
+
+class TestEc2:
+    def test_a_rule_between_groups_keeps_its_description(self, clients: Clients, name: str) -> None:
+        ec2 = clients("ec2")
+        vpc = ec2.create_vpc(CidrBlock="10.8.0.0/16")["Vpc"]["VpcId"]
+        group = ec2.create_security_group(GroupName=name, Description="d", VpcId=vpc)["GroupId"]
+        pair = {"GroupId": group, "Description": "web to database"}
+        permission = {"IpProtocol": "tcp", "FromPort": 5432, "ToPort": 5432, "UserIdGroupPairs": [pair]}
+        ec2.authorize_security_group_ingress(GroupId=group, IpPermissions=[permission])
+        rules = ec2.describe_security_group_rules(Filters=[{"Name": "group-id", "Values": [group]}])
+        assert [r.get("Description") for r in rules["SecurityGroupRules"] if not r["IsEgress"]] == ["web to database"]
+
+    def test_a_template_version_starts_from_its_source_and_holds_no_tags_of_the_template(
+        self, clients: Clients, name: str
+    ) -> None:
+        ec2 = clients("ec2")
+        ec2.create_launch_template(
+            LaunchTemplateName=name,
+            LaunchTemplateData={"ImageId": "ami-12c6146b", "InstanceType": "t3.micro"},
+            TagSpecifications=[{"ResourceType": "launch-template", "Tags": [{"Key": "Env", "Value": "test"}]}],
+        )
+        user_data = base64.b64encode(b"#cloud-config").decode()
+        ec2.create_launch_template_version(
+            LaunchTemplateName=name, SourceVersion="1", LaunchTemplateData={"UserData": user_data}
+        )
+        versions = ec2.describe_launch_template_versions(LaunchTemplateName=name)["LaunchTemplateVersions"]
+        assert {v["VersionNumber"]: v["LaunchTemplateData"] for v in versions} == {
+            1: {"ImageId": "ami-12c6146b", "InstanceType": "t3.micro"},
+            2: {"ImageId": "ami-12c6146b", "InstanceType": "t3.micro", "UserData": user_data},
+        }
+
+
+class TestElastiCache:
+    @pytest.fixture
+    def cache(self, clients: Clients) -> Any:
+        return clients("elasticache")
+
+    def test_every_member_is_a_cache_cluster(self, cache: Any, name: str) -> None:
+        cache.create_cache_parameter_group(
+            CacheParameterGroupName=name, CacheParameterGroupFamily="valkey8", Description="d"
+        )
+        cache.create_replication_group(
+            ReplicationGroupId=name,
+            ReplicationGroupDescription="d",
+            Engine="valkey",
+            EngineVersion="8.0",
+            NumCacheClusters=3,
+            CacheParameterGroupName=name,
+            SecurityGroupIds=["sg-1"],
+        )
+        (group,) = cache.describe_replication_groups(ReplicationGroupId=name)["ReplicationGroups"]
+        assert len(group["MemberClusters"]) == 3
+        for member in group["MemberClusters"]:
+            (cluster,) = cache.describe_cache_clusters(CacheClusterId=member)["CacheClusters"]
+            assert cluster["EngineVersion"] == "8.0.0"
+            assert cluster["CacheParameterGroup"]["CacheParameterGroupName"] == name
+            assert cluster["SecurityGroups"] == [{"SecurityGroupId": "sg-1", "Status": "active"}]
+
+    def test_a_change_shows_and_a_deleted_group_is_gone(self, cache: Any, name: str) -> None:
+        cache.create_replication_group(ReplicationGroupId=name, ReplicationGroupDescription="d", NumCacheClusters=1)
+        cache.modify_replication_group(ReplicationGroupId=name, CacheNodeType="cache.m7g.large")
+        (cluster,) = cache.describe_cache_clusters(CacheClusterId=f"{name}-001")["CacheClusters"]
+        assert cluster["CacheNodeType"] == "cache.m7g.large"
+        cache.delete_replication_group(ReplicationGroupId=name)
+        with pytest.raises(ClientError, match="ReplicationGroupNotFound"):
+            cache.describe_replication_groups(ReplicationGroupId=name)
+
+    def test_parameters_set_are_read_back(self, cache: Any, name: str) -> None:
+        cache.create_cache_parameter_group(
+            CacheParameterGroupName=name, CacheParameterGroupFamily="valkey8", Description="d"
+        )
+        setting = {"ParameterName": "maxmemory-policy", "ParameterValue": "noeviction"}
+        cache.modify_cache_parameter_group(CacheParameterGroupName=name, ParameterNameValues=[setting])
+        (found,) = cache.describe_cache_parameters(CacheParameterGroupName=name, Source="user")["Parameters"]
+        assert found["ParameterValue"] == "noeviction"
+
+
+class TestRds:
+    def test_settings_survive_and_each_managed_password_is_its_own(self, clients: Clients, name: str) -> None:
+        rds, secrets = clients("rds"), clients("secretsmanager")
+        logins = []
+        for identifier in (f"{name}-a", f"{name}-b"):
+            made = rds.create_db_instance(
+                DBInstanceIdentifier=identifier,
+                DBInstanceClass="db.t4g.medium",
+                Engine="postgres",
+                AllocatedStorage=20,
+                MasterUsername="sluice",
+                ManageMasterUserPassword=True,
+                MultiAZ=True,
+                EnablePerformanceInsights=True,
+            )["DBInstance"]
+            assert made["PerformanceInsightsEnabled"]
+            assert made["SecondaryAvailabilityZone"] != made["AvailabilityZone"]
+            secret = secrets.get_secret_value(SecretId=made["MasterUserSecret"]["SecretArn"])["SecretString"]
+            logins.append(json.loads(secret))
+        assert [login["username"] for login in logins] == ["sluice", "sluice"]
+        assert logins[0]["password"] != logins[1]["password"]
+
+    def test_parameters_a_user_set_are_listed_as_such(self, clients: Clients, name: str) -> None:
+        rds = clients("rds")
+        rds.create_db_parameter_group(DBParameterGroupName=name, DBParameterGroupFamily="postgres17", Description="d")
+        setting = {"ParameterName": "log_min_duration_statement", "ParameterValue": "500", "ApplyMethod": "immediate"}
+        rds.modify_db_parameter_group(DBParameterGroupName=name, Parameters=[setting])
+        (found,) = rds.describe_db_parameters(DBParameterGroupName=name, Source="user")["Parameters"]
+        assert (found["ParameterValue"], found["Source"]) == ("500", "user")
+        rds.reset_db_parameter_group(DBParameterGroupName=name, ResetAllParameters=True)
+        assert rds.describe_db_parameters(DBParameterGroupName=name, Source="user")["Parameters"] == []
