@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated, Any
 
@@ -282,13 +283,11 @@ def _show_changes(result: StackResult, *, everything: bool) -> None:
 def _show_results(results: Sequence[StackResult]) -> None:
     rows = []
     for r in results:
-        status = f"{r.status} (needs {', '.join(r.needs)})" if r.needs else r.status
+        status = f"after {', '.join(r.needs)}" if r.needs else r.status
         counts = [len(r.summary.adds), len(r.summary.changes), len(r.summary.replaces), len(r.summary.destroys)]
         rows.append((r.stack, status, *(c or "" for c in counts), output.duration(r.seconds)))
     output.print_table(["stack", "status", "#add", "#change", "#replace", "#destroy", "#time"], rows)
 
 
 def _text(value: Any) -> str:
-    import json
-
     return value if isinstance(value, str) else json.dumps(value)

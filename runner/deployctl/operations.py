@@ -8,6 +8,7 @@ planned only once that one is applied.
 from __future__ import annotations
 
 import concurrent.futures
+import functools
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -179,6 +180,7 @@ def plan(job: Job, *, destroy: bool = False, refresh: bool = True) -> list[Stack
 
     Raises StacksFailedError, CancelledError.
     """
+    plan_one = functools.partial(_plan_one, job, destroying=destroy, refresh=refresh, details=True)
     standing = _standing(job)
     results = []
     ready = []
@@ -188,7 +190,7 @@ def plan(job: Job, *, destroy: bool = False, refresh: bool = True) -> list[Stack
             results.append(job.end(StackResult(name, "waiting", needs=needs)))
         else:
             ready.append(name)
-    results += [_drop(r) for r in _side_by_side(job, ready, lambda n: _plan_one(job, n, destroy, refresh))]
+    results += [_drop(r) for r in _side_by_side(job, ready, plan_one)]
     return _checked(job, results)
 
 
@@ -221,7 +223,7 @@ def apply(
         if confirm and not confirm([p.result for p in plans]):
             raise RefusedError("not confirmed: nothing of this was applied", "")
 
-    return _converge(job, stacks.levels(job.names, job.graph), look, refresh=refresh)
+    return _converge(job, stacks.levels(job.names, job.graph), look, refresh=refresh, details=bool(confirm))
 
 
 def destroy(job: Job, *, confirm: Callable[[Mapping[str, int]], bool] | None = None) -> list[StackResult]:
@@ -267,8 +269,10 @@ def _converge(
     look: Callable[[Sequence[_Planned]], None],
     *,
     refresh: bool = True,
+    details: bool = False,
     destroying: bool = False,
 ) -> list[StackResult]:
+    plan_one = functools.partial(_plan_one, job, destroying=destroying, refresh=refresh, details=details)
     results: dict[str, StackResult] = {}
     for level in levels:
         broken = {n for n, r in results.items() if r.status not in ("applied", "destroyed", "unchanged")}
@@ -277,7 +281,7 @@ def _converge(
             if blocked[name]:
                 results[name] = job.end(StackResult(name, "skipped", needs=tuple(blocked[name])))
         ready = [n for n in level if not blocked[n]]
-        plans = _side_by_side(job, ready, lambda n: _plan_one(job, n, destroying, refresh))
+        plans = _side_by_side(job, ready, plan_one)
         results |= {p.result.stack: p.result for p in plans}
         if job.cancel.wanted or any(p.result.error for p in plans):
             # Nothing of this level has started: better to fix the first mistake than to apply around it.
@@ -298,7 +302,9 @@ def _converge(
     return _checked(job, [results[n] for n in job.names if n in results])
 
 
-def _plan_one(job: Job, name: str, destroying: bool, refresh: bool) -> _Planned:
+def _plan_one(
+    job: Job, name: str, *, destroying: bool = False, refresh: bool = True, details: bool = False
+) -> _Planned:
     began = time.monotonic()
     seen = 0
 
@@ -312,7 +318,9 @@ def _plan_one(job: Job, name: str, destroying: bool, refresh: bool) -> _Planned:
 
     job.emit(StackEvent(name, "plan", "planning"))
     space = job.workspace(name)
-    found = space.plan(job.variables_of(name), show, destroy=destroying, refresh=refresh)
+    if space.init(show):
+        job.emit(StackEvent(name, "plan", "planning"))
+    found = space.plan(job.variables_of(name), show, destroy=destroying, refresh=refresh, details=details)
     # The files of an environment are read by every stack: what one stack does not declare, another does.
     warnings = tuple(w.line() for w in found.warnings if "undeclared variable" not in w.summary.lower())
     seconds = time.monotonic() - began

@@ -33,6 +33,7 @@ class Display:
     def __init__(self, names: Sequence[str], console: Console | None = None) -> None:
         self._console = console or output.progress
         self._live = self._console.is_terminal
+        self._names = list(names)
         self._width = max((len(n) for n in names), default=0)
         self._tasks: dict[str, TaskID] = {}
         self._said: dict[str, tuple[str, float]] = {}
@@ -50,6 +51,10 @@ class Display:
         )
 
     def __enter__(self) -> Display:
+        for name in self._names if self._live else ():
+            self._tasks[name] = self._progress.add_task(
+                name, start=False, total=None, mark=" ", now="[dim]waiting[/]", count=""
+            )
         if self._live:
             self._progress.start()
         return self
@@ -79,11 +84,9 @@ class Display:
                 self._progress.start()
 
     def _draw(self, event: StackEvent) -> None:
-        task = self._tasks.get(event.stack)
-        if task is None:
-            task = self._tasks[event.stack] = self._progress.add_task(
-                event.stack, total=None, mark=" ", now="", count=""
-            )
+        task = self._tasks[event.stack]
+        if event.phase not in ENDED:
+            self._progress.start_task(task)
         ended = event.phase in ENDED
         now = escape(describe(event, counted=False))
         if event.phase in ("plan", "init"):
@@ -91,7 +94,8 @@ class Display:
         elif ended:
             known = self._progress.tasks[self._progress.task_ids.index(task)]
             total = known.total or 1
-            reached = total if event.phase in ("applied", "destroyed", "unchanged") else known.completed
+            good = event.phase in ("applied", "destroyed", "unchanged")
+            reached = total if good else min(known.completed, total - 1)
             self._progress.update(task, now=now, mark=_MARKS[event.phase], total=total, completed=reached)
             self._progress.stop_task(task)
         else:

@@ -174,8 +174,11 @@ class Workspace:
         *,
         destroy: bool = False,
         refresh: bool = True,
+        details: bool = True,
     ) -> Plan:
         """Plan and save it. A value that is text is read as on terraform's command line; others by their type.
+
+        `details` adds the changed fields to the summary, for a second or two of another terraform.
 
         Raises TerraformError, LockedError, CancelledError.
         """
@@ -202,7 +205,9 @@ class Workspace:
                 typed_file.write_text(json.dumps(typed))
                 options["var_file"].append(str(typed_file))
             run = self._initialised("plan", self._command("plan", out=str(file), **options), on_message, ok=(0, 2))
-            summary = planned.PlanSummary() if run.code == 0 else self._show(file)
+            summary = planned.PlanSummary() if run.code == 0 else planned.from_stream(run.planned)
+            if details and (summary.changes or summary.replaces):
+                summary = self._show(file)
         except BaseException:
             file.unlink(missing_ok=True)
             raise
@@ -312,6 +317,7 @@ class _Run:
     code: int = -1
     errors: list[Diagnostic] = field(default_factory=list)
     warnings: list[Diagnostic] = field(default_factory=list)
+    planned: list[Mapping[str, Any]] = field(default_factory=list)
     text: str = ""  # what was not a UI message: the answer of `show` and `output`, or a crash
     stderr: str = ""
 
@@ -322,6 +328,8 @@ class _Run:
             return
         if message.diagnostic:
             (self.errors if message.diagnostic.severity == "error" else self.warnings).append(message.diagnostic)
+        elif message.kind in ("planned_change", "outputs"):
+            self.planned.append(message.raw)
         if on_message:
             on_message(message)
 

@@ -91,3 +91,40 @@ def test_an_unknown_major_format_is_refused_and_a_minor_one_is_not() -> None:
     with pytest.raises(SluiceError, match=r"speaks plan format 2\.0"):
         planned.from_show({"format_version": "2.0"})
     assert planned.from_show({"format_version": "1.99"}).empty
+
+
+def test_what_means_the_same_to_a_reader_is_no_change() -> None:
+    summary = show(
+        resource(
+            "aws_autoscaling_group.w",
+            ["update"],
+            before={"a": [{"x": None}], "b": None, "c": {}, "n": 0},
+            after={"a": [{"x": ""}], "b": "", "c": None, "n": None},
+        )
+    )
+    assert summary.changes[0].fields == (planned.Field("n", "0", "null"),)
+
+
+def test_the_stream_of_a_plan_tells_the_same_but_for_the_fields() -> None:
+    def message(address: str, action: str) -> dict[str, Any]:
+        about = {"addr": address, "resource_type": address.split(".")[-2]}
+        return {"type": "planned_change", "change": {"resource": about, "action": action}}
+
+    streamed = planned.from_stream(
+        [
+            message("aws_vpc.e", "delete"),
+            message("aws_vpc.a", "create"),
+            message("aws_vpc.b", "update"),
+            message("aws_vpc.c", "replace"),
+            message("aws_vpc.f", "move"),
+            {"type": "outputs", "outputs": {"x": {"action": "create"}, "y": {"action": "noop"}}},
+        ]
+    )
+    assert streamed == show(
+        resource("aws_vpc.a", ["create"]),
+        resource("aws_vpc.b", ["update"]),
+        resource("aws_vpc.c", ["delete", "create"]),
+        resource("aws_vpc.e", ["delete"]),
+        resource("aws_vpc.f", ["no-op"]),
+        output_changes={"x": {"actions": ["create"]}, "y": {"actions": ["no-op"]}},
+    )
