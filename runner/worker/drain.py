@@ -14,6 +14,7 @@ from celery import bootsteps
 from celery.worker import state as celery_state
 
 from runner.state.nodes import Orders
+from runner.worker.pool import SLOT_FREE, forget
 
 log = structlog.get_logger(__name__)
 
@@ -61,6 +62,7 @@ def boot_step(drain: Drain) -> type[bootsteps.StartStopStep]:
         def start(self, consumer: Any) -> None:
             drain.consuming.set()  # a (re)connected consumer starts with its queues
             drain.look(consumer)
+            consumer.hub.add_reader(SLOT_FREE, forget)
             self._timer = consumer.timer.call_repeatedly(LOOK_SECONDS, drain.look, args=(consumer,))
 
         def stop(self, consumer: Any) -> None:

@@ -25,6 +25,7 @@ from runner.worker.execute import Executor
 from runner.worker.finish import Finisher
 from runner.worker.heartbeat import Heartbeat
 from runner.worker.logs import LogShipper
+from runner.worker.pool import SlotPool
 
 log = structlog.get_logger(__name__)
 
@@ -98,7 +99,7 @@ class Worker:
         self.register()
         self.heartbeat.start()
         worker = self.celery.Worker(
-            pool="threads",
+            pool=SlotPool,
             concurrency=self.settings.slots,
             hostname=f"{self.settings.node_id}@{socket.gethostname()}",
             queues=self.queues,
