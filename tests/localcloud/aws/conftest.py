@@ -1,4 +1,4 @@
-"""One emulated AWS for these tests, started as a user starts it. Lifecycle hooks time out 100 times faster."""
+"""One emulated AWS for these tests. Lifecycle hooks time out 100 times faster, threads switch all the time."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ import pytest
 from botocore.config import Config
 
 CLOCK_RATE = 100
+# As `python -m runner.localcloud.aws`, but with the interpreter looking for races.
+START = "import sys; sys.setswitchinterval(1e-6); from runner.localcloud.aws.__main__ import main; main()"
 
 Clients = Callable[[str], Any]
 
@@ -29,7 +31,7 @@ def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     log = tmp_path_factory.mktemp("aws") / "output"
-    argv = [sys.executable, "-m", "runner.localcloud.aws", "--port", str(port), "--clock-rate", str(CLOCK_RATE)]
+    argv = [sys.executable, "-c", START, "--port", str(port), "--clock-rate", str(CLOCK_RATE)]
     with log.open("wb") as output:
         server = subprocess.Popen(argv, stdout=output, stderr=output, env=os.environ)
     try:

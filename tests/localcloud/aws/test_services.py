@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import base64
+import http.client
 import json
-import threading
 import urllib.request
 from typing import Any
 
@@ -42,28 +42,23 @@ class TestS3:
             s3.get_object(Bucket=bucket, Key="k")
         assert e.value.response["ResponseMetadata"]["HTTPStatusCode"] == 403
 
-    def test_of_simultaneous_conditional_writes_exactly_one_wins(self, clients: Clients, name: str) -> None:
-        s3, bucket = clients("s3"), f"bucket-{name}"
-        s3.create_bucket(Bucket=bucket)
-        for round_ in range(15):
-            start, winners = threading.Barrier(6), []
-
-            def write(me: int, key: str, start: threading.Barrier = start, winners: list[int] = winners) -> None:
-                start.wait()
-                try:
-                    s3.put_object(Bucket=bucket, Key=key, Body=bytes([me]), IfNoneMatch="*")
-                except ClientError as e:
-                    assert e.response["Error"]["Code"] == "PreconditionFailed"
-                else:
-                    winners.append(me)
-
-            threads = [threading.Thread(target=write, args=(i, f"lock{round_}")) for i in range(6)]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
-            stored = s3.get_object(Bucket=bucket, Key=f"lock{round_}")["Body"].read()
-            assert [bytes([w]) for w in winners] == [stored]
+    def test_of_simultaneous_conditional_writes_exactly_one_wins(
+        self, clients: Clients, endpoint: str, name: str
+    ) -> None:
+        bucket = f"bucket-{name}"
+        clients("s3").create_bucket(Bucket=bucket)
+        scope = "Credential=test/20260101/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=unchecked"
+        headers = {"If-None-Match": "*", "Authorization": f"AWS4-HMAC-SHA256 {scope}"}
+        writers = [http.client.HTTPConnection(endpoint.removeprefix("http://")) for _ in range(6)]
+        for round_ in range(60):
+            for writer in writers:  # all are asked before any is listened to
+                writer.request("PUT", f"/{bucket}/lock{round_}", headers=headers)
+            answers = [writer.getresponse() for writer in writers]
+            for answer in answers:
+                answer.read()
+            assert sorted(answer.status for answer in answers) == [200, *[412] * 5]
+        for writer in writers:
+            writer.close()
 
 
 def deny(bucket: str, condition: dict[str, Any]) -> str:
