@@ -1,0 +1,117 @@
+"""The autoscaling groups of AWS, as the rollout needs them: thin, no decisions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import ClientError
+
+from runner.rollout.facts import Group, Instance
+from runner.settings import SluiceError, UsageError
+
+if TYPE_CHECKING:
+    from mypy_boto3_autoscaling import AutoScalingClient
+    from mypy_boto3_autoscaling.type_defs import AutoScalingGroupTypeDef
+    from mypy_boto3_ec2 import EC2Client
+
+RELEASE_TAG = "Release"
+_DEAD = ("terminated",)
+
+
+def group_name(env: str, role: str, pool: str) -> str:
+    """What Terraform calls the autoscaling group of a pool."""
+    return f"sluice-{env}-{role}-{pool}" if role == "worker" else f"sluice-{env}-{role}"
+
+
+class Cloud:
+    """The groups of one region. Raises botocore's errors; SluiceError where AWS says no to what was asked."""
+
+    def __init__(
+        self, region: str, *, autoscaling: AutoScalingClient | None = None, ec2: EC2Client | None = None
+    ) -> None:
+        config = Config(connect_timeout=3, read_timeout=15, retries={"mode": "standard", "max_attempts": 3})
+        self._asg = autoscaling or boto3.client("autoscaling", region_name=region, config=config)
+        self._ec2 = ec2 or boto3.client("ec2", region_name=region, config=config)
+
+    def groups(self, prefix: str) -> list[Group]:
+        """All groups whose name starts like this, without their instances' own tags."""
+        pages = self._asg.get_paginator("describe_auto_scaling_groups").paginate()
+        found = [g for page in pages for g in page["AutoScalingGroups"]]
+        return [_group(g, {}) for g in found if g["AutoScalingGroupName"].startswith(prefix)]
+
+    def group(self, name: str) -> Group:
+        """One group with its instances, in the order they were launched. Raises UsageError if there is none."""
+        found = self._asg.describe_auto_scaling_groups(AutoScalingGroupNames=[name])["AutoScalingGroups"]
+        if not found:
+            raise UsageError(f"there is no autoscaling group {name}", "is the pool's name right, and is it applied?")
+        ids = [i["InstanceId"] for i in found[0].get("Instances", [])]
+        tags: dict[str, str] = {}
+        launched: dict[str, str] = {}
+        for start in range(0, len(ids), 100):
+            wanted = [{"Name": "instance-id", "Values": ids[start : start + 100]}]
+            for page in self._ec2.get_paginator("describe_instances").paginate(Filters=wanted):  # type: ignore[arg-type]
+                for instance in (i for r in page["Reservations"] for i in r["Instances"]):
+                    launched[instance["InstanceId"]] = instance["LaunchTime"].isoformat()
+                    for tag in instance.get("Tags", []):
+                        if tag["Key"] == RELEASE_TAG:
+                            tags[instance["InstanceId"]] = tag["Value"]
+        group = _group(found[0], tags)
+        ordered = sorted(group.instances, key=lambda i: (launched.get(i.instance_id, ""), i.instance_id))
+        return Group(**{**vars(group), "instances": tuple(ordered)})
+
+    def set_release(self, name: str, release: str) -> None:
+        """Change the group's tag; instances launched from now on carry it."""
+        tag = {
+            "ResourceId": name,
+            "ResourceType": "auto-scaling-group",
+            "Key": RELEASE_TAG,
+            "Value": release,
+            "PropagateAtLaunch": True,
+        }
+        self._asg.create_or_update_tags(Tags=[tag])  # type: ignore[list-item]
+
+    def set_desired(self, name: str, count: int) -> None:
+        """Ask for so many instances."""
+        try:
+            self._asg.set_desired_capacity(AutoScalingGroupName=name, DesiredCapacity=count, HonorCooldown=False)
+        except ClientError as e:
+            if e.response["Error"]["Code"] == "ValidationError":
+                raise SluiceError(f"{name} cannot have {count} instances: {e.response['Error']['Message']}") from None
+            raise
+
+    def terminate(self, instance_id: str, *, decrement: bool) -> None:
+        """Terminate a member, with its capacity or to be replaced. One that is not a member any more is fine."""
+        try:
+            self._asg.terminate_instance_in_auto_scaling_group(
+                InstanceId=instance_id, ShouldDecrementDesiredCapacity=decrement
+            )
+        except ClientError as e:
+            if "not found" not in e.response["Error"]["Message"]:
+                raise
+
+    def dead(self, instance_id: str) -> bool:
+        """Whether EC2 says that the machine is terminated, or does not know it (any more)."""
+        try:
+            found = self._ec2.describe_instances(InstanceIds=[instance_id])["Reservations"]
+        except ClientError as e:
+            if e.response["Error"]["Code"] in ("InvalidInstanceID.NotFound", "InvalidInstanceID.Malformed"):
+                return True
+            raise
+        return all(i["State"]["Name"] in _DEAD for r in found for i in r["Instances"])
+
+
+def _group(found: AutoScalingGroupTypeDef, tags: dict[str, str]) -> Group:
+    own = {t["Key"]: t.get("Value", "") for t in found.get("Tags", []) if "Key" in t}
+    return Group(
+        name=found["AutoScalingGroupName"],
+        desired=found["DesiredCapacity"],
+        minimum=found["MinSize"],
+        maximum=found["MaxSize"],
+        release=own.get(RELEASE_TAG, ""),
+        instances=tuple(
+            Instance(i["InstanceId"], i["LifecycleState"], tags.get(i["InstanceId"], ""))
+            for i in found.get("Instances", [])
+        ),
+    )

@@ -1,0 +1,249 @@
+"""Carries rollouts out, one recorded step after another.
+
+A step is written down as running, with what it remembers, before it acts, and as done after. Whoever finds it running,
+the same driver or another one on another machine, runs it again: actions look at what is and do what is missing.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import structlog
+from botocore.exceptions import BotoCoreError, ClientError
+from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
+
+from runner.rollout.cloud import Cloud
+from runner.rollout.fleet import LiveFleet
+from runner.rollout.plan import Step, way_back
+from runner.rollout.steps import ACTIONS, GATES, Context, Done, Failed, Fleet, Outcome, Waiting, remember
+from runner.settings import Settings, SluiceError
+from runner.state import rollouts
+from runner.state.rollouts import RolloutView, StepView
+
+log = structlog.get_logger("rollout")
+
+Plan = Sequence[tuple[str, Mapping[str, Any]]]
+# Something was done; the step under way needs time; the rollout has ended or is somebody else's to drive.
+Turn = Literal["moved", "waits", "over"]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A rollout and how far it is."""
+
+    rollout: RolloutView
+    steps: Sequence[StepView]
+
+
+class Journal(Protocol):
+    """Where a rollout's progress is kept. Each call is one transaction."""
+
+    def load(self) -> Progress | None: ...
+
+    def start(self, seq: int, detail: Mapping[str, Any]) -> None: ...
+
+    def note(self, seq: int, detail: Mapping[str, Any]) -> None: ...
+
+    def done(self, seq: int, detail: Mapping[str, Any]) -> None: ...
+
+    def fail(self, seq: int, detail: Mapping[str, Any], error: str, undo: Plan) -> None: ...
+
+    def turn_back(self, seq: int, error: str, undo: Plan) -> None: ...
+
+    def finish(self, state: str, detail: Mapping[str, Any]) -> None: ...
+
+
+class DbJournal:
+    """The journal in the database. load() also takes or keeps the driver's seat; None: it is not ours to drive."""
+
+    def __init__(self, engine: Engine, rollout_id: int, owner: str) -> None:
+        self.engine = engine
+        self.id = rollout_id
+        self.owner = owner
+
+    def load(self) -> Progress | None:
+        with self.engine.begin() as c:
+            if not rollouts.take(c, self.id, self.owner):
+                return None
+            return Progress(rollouts.get(c, self.id), rollouts.steps(c, self.id))
+
+    def start(self, seq: int, detail: Mapping[str, Any]) -> None:
+        with self.engine.begin() as c:
+            rollouts.start_step(c, self.id, seq, detail)
+
+    def note(self, seq: int, detail: Mapping[str, Any]) -> None:
+        with self.engine.begin() as c:
+            rollouts.note_step(c, self.id, seq, detail)
+
+    def done(self, seq: int, detail: Mapping[str, Any]) -> None:
+        with self.engine.begin() as c:
+            rollouts.finish_step(c, self.id, seq, detail)
+
+    def fail(self, seq: int, detail: Mapping[str, Any], error: str, undo: Plan) -> None:
+        with self.engine.begin() as c:
+            rollouts.fail_step(c, self.id, seq, detail, error=error, undo=undo)
+
+    def turn_back(self, seq: int, error: str, undo: Plan) -> None:
+        with self.engine.begin() as c:
+            rollouts.turn_back(c, self.id, seq, error=error, undo=undo)
+
+    def finish(self, state: str, detail: Mapping[str, Any]) -> None:
+        with self.engine.begin() as c:
+            rollouts.finish(c, self.id, state, detail)
+
+
+def turn(journal: Journal, fleet: Fleet) -> Turn:
+    """Do the next step, or look whether the one under way is over."""
+    progress = journal.load()
+    if progress is None:
+        return "over"
+    rollout, steps = progress.rollout, progress.steps
+    current = next((s for s in steps if s.state in ("pending", "running")), None)
+    aborting = rollout.wish.get("abort")
+    if aborting and rollout.error is None and current is not None:
+        _abort(journal, progress, current, str(aborting))
+        return "moved"
+    if current is None:
+        journal.finish(_final_state(rollout), _summary(steps))
+        return "over"
+    if current.state == "pending":
+        journal.start(current.seq, remember(fleet, current.action, current.args))
+        return "moved"  # the clock of the step runs from what was written: read it back
+    match _act(fleet, progress, current):
+        case Done(detail):
+            journal.done(current.seq, detail)
+        case Waiting(detail):
+            if detail != current.detail:
+                journal.note(current.seq, detail)
+            return "waits"
+        case Failed(error, detail):
+            undo = _way_back(progress, current, failed=True)
+            log.error("gate failed", rollout=rollout.id, step=current.action, error=error)
+            journal.fail(current.seq, detail or current.detail, error, undo)
+    return "moved"
+
+
+def _act(fleet: Fleet, progress: Progress, step: StepView) -> Outcome:
+    batch = step.args.get("batch")
+    earlier = {s.action: s.detail for s in progress.steps if s.seq < step.seq and s.args.get("batch") == batch}
+    assert step.started_at is not None
+    context = Context(
+        rollout_id=progress.rollout.id,
+        release=progress.rollout.release,
+        by=progress.rollout.created_by,
+        args=step.args,
+        detail=step.detail,
+        batch=earlier,
+        started_at=step.started_at,
+        age=step.age or 0.0,
+    )
+    try:
+        return ACTIONS[step.action](fleet, context)
+    except SluiceError as e:
+        if step.action in GATES and progress.rollout.error is None:
+            return Failed(e.message, dict(step.detail))
+        return Waiting({**step.detail, "trouble": e.message})
+
+
+def _abort(journal: Journal, progress: Progress, current: StepView, who: str) -> None:
+    undo = _way_back(progress, current, failed=False)
+    error = f"aborted by {who} at step {current.seq} ({current.action})"
+    if current.state == "running":
+        journal.fail(current.seq, current.detail, error, undo)
+    else:
+        journal.turn_back(current.seq - 1, error, undo)
+
+
+def _way_back(progress: Progress, current: StepView, *, failed: bool) -> Plan:
+    done = [(Step(s.action, s.args), s.detail) for s in progress.steps if s.state == "done"]
+    at = (Step(current.action, current.args), current.detail) if current.state == "running" else None
+    if at is None and done and done[-1][0].args.get("batch") == current.args.get("batch"):
+        at = done.pop()  # stopped between two steps of a batch: its surge stands
+    drain_seconds = float(progress.rollout.wish.get("drain_seconds", 3600.0))
+    return [(s.action, s.args) for s in way_back(done, at, failed=failed, drain_seconds=drain_seconds)]
+
+
+def _final_state(rollout: RolloutView) -> str:
+    if rollout.error is None:
+        return "succeeded"
+    return "aborted" if rollout.error.startswith("aborted by ") else "failed"
+
+
+def _summary(steps: Sequence[StepView]) -> dict[str, Any]:
+    replaced = sum(len(s.args["instances"]) for s in steps if s.action == "terminate" and s.state == "done")
+    before = next((s.args["before"] for s in steps if s.action == "tag"), None)
+    return {"before": before, "nodes": replaced}
+
+
+# --- for those who call it --------------------------------------------------------------------------------------
+
+_LONGEST_RUN = 20  # steps in one go, so that nobody waits long for a rollout that never has to
+
+
+def advance(engine: Engine, cloud: Cloud, rollout_id: int, owner: str, env: str) -> bool:
+    """Carry one rollout on as far as it goes without waiting. True as long as it runs, whoever drives it.
+
+    Trouble with the cloud is written into the step and tried again with the next call; raises the database's errors.
+    """
+    with engine.connect() as c:
+        rollout = rollouts.get(c, rollout_id)
+    fleet = LiveFleet(engine, cloud, env, rollout.role, rollout.pool)
+    journal = DbJournal(engine, rollout_id, owner)
+    try:
+        for _ in range(_LONGEST_RUN):
+            if turn(journal, fleet) != "moved":
+                break
+    except (ClientError, BotoCoreError) as e:
+        _note_trouble(journal, e)
+    with engine.connect() as c:
+        return rollouts.get(c, rollout_id).state == "running"
+
+
+def _note_trouble(journal: DbJournal, error: Exception) -> None:
+    said = " ".join(str(error).split())
+    log.warning("the cloud says no; trying again", rollout=journal.id, error=said)
+    progress = journal.load()
+    current = next((s for s in progress.steps if s.state == "running"), None) if progress else None
+    if current is not None and current.detail.get("trouble") != said:
+        journal.note(current.seq, {**current.detail, "trouble": said})
+
+
+class _Background:
+    """At most one thread of this process drives, so that whoever calls drive_all never waits for the cloud."""
+
+    lock = threading.Lock()
+    cloud: Cloud | None = None
+
+
+def drive_all(engine: Engine, settings: Settings, owner: str, *, wait: bool = False) -> None:
+    """Carry on every rollout under way that nobody else drives. Returns at once; `wait` waits for the round."""
+    with engine.connect() as c:
+        ids = rollouts.running(c)
+    if not ids or not _Background.lock.acquire(blocking=wait):
+        return
+    thread = threading.Thread(target=_drive, args=(engine, settings, owner, ids), name="rollouts", daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:
+        _Background.lock.release()
+        raise
+    if wait:
+        thread.join()
+
+
+def _drive(engine: Engine, settings: Settings, owner: str, ids: Sequence[int]) -> None:
+    try:
+        _Background.cloud = _Background.cloud or Cloud(settings.region)
+        for rollout_id in ids:
+            try:
+                advance(engine, _Background.cloud, rollout_id, owner, settings.env)
+            except SQLAlchemyError as e:
+                log.warning("the database does not answer", rollout=rollout_id, error=str(e).splitlines()[0])
+            except Exception:  # one rollout's bug must not keep the others from going on
+                log.exception("rollout stuck", rollout=rollout_id)
+    finally:
+        _Background.lock.release()

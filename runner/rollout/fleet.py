@@ -1,0 +1,123 @@
+"""One pool as it is: its group in the cloud and its nodes in the database, behind the interface of the steps."""
+
+from __future__ import annotations
+
+import datetime as dt
+import zlib
+
+from sqlalchemy import Connection, Engine, text
+
+from runner.rollout.cloud import Cloud, group_name
+from runner.rollout.facts import Facts, Group, NodeFact
+from runner.rollout.gate import RunState
+from runner.settings import SluiceError
+from runner.state import fleet, nodes, transitions
+
+HEARTBEAT_DAG = "sluice_heartbeat"
+
+
+class LiveFleet:
+    """A pool of an environment."""
+
+    def __init__(self, engine: Engine, cloud: Cloud, env: str, role: str, pool: str) -> None:
+        self.engine = engine
+        self.cloud = cloud
+        self.role = role
+        self.pool = pool
+        self.name = group_name(env, role, pool)
+
+    def facts(self) -> Facts:
+        """The group first, then the nodes: a node that registers in between is seen without its machine, and waits."""
+        group = self.cloud.group(self.name)
+        with self.engine.connect() as connection:
+            rows = fleet.nodes(connection, role=self.role, pools=[self.pool])
+        found = tuple(NodeFact(n.node_id, n.instance_id, n.state, n.release, n.fresh(), n.running) for n in rows)
+        return Facts(self.role, self.pool, group, found)
+
+    def group(self) -> Group:
+        return self.cloud.group(self.name)
+
+    def set_release(self, release: str) -> None:
+        self.cloud.set_release(self.name, release)
+
+    def set_desired(self, count: int) -> None:
+        self.cloud.set_desired(self.name, count)
+
+    def terminate(self, instance_id: str, *, decrement: bool) -> None:
+        self.cloud.terminate(instance_id, decrement=decrement)
+
+    def cordon(self, instance_id: str, *, reason: str, by: str, seconds: float) -> None:
+        """Close the node of this instance; one that has not registered yet will find itself draining when it does."""
+        with self.engine.begin() as connection:
+            node_id = self._node(connection, instance_id)
+            if node_id is None:
+                node_id = instance_id
+                info = nodes.NodeInfo(node_id, self.role, self.pool, "", "", instance_id=instance_id)
+                nodes.register(connection, info, state="booting")
+            nodes.cordon(connection, node_id, reason=reason, by=by, deadline_seconds=seconds)
+
+    def uncordon(self, instance_id: str, *, by: str) -> None:
+        with self.engine.begin() as connection:
+            if (node_id := self._node(connection, instance_id)) is not None:
+                nodes.uncordon(connection, node_id, by=by)
+
+    def gone(self, instance_id: str) -> bool:
+        """Write down that the machine is dead, if the cloud says so."""
+        if not self.cloud.dead(instance_id):
+            return False
+        with self.engine.begin() as connection:
+            if (node_id := self._node(connection, instance_id)) is not None:
+                nodes.gone(connection, node_id, cause="the instance is terminated")
+        return True
+
+    def heartbeat(self, node_id: str, at: dt.datetime) -> int:
+        """The heartbeat run of this node for a step that began `at`: created once, found again after a crash."""
+        # A logical date belongs to one run of a DAG, so each node has its own microsecond.
+        date = at + dt.timedelta(microseconds=zlib.crc32(node_id.encode()) % 1_000_000)
+        queue = nodes.queue_of(node_id)
+        with self.engine.begin() as connection:
+            for _ in range(100):
+                run = transitions.create_run(connection, HEARTBEAT_DAG, date, run_type="heartbeat", queue=queue)
+                run = run if run is not None else _run_of(connection, date, queue)
+                if run is not None:
+                    return run
+                if not _dag_exists(connection):
+                    raise SluiceError(
+                        f"the DAG {HEARTBEAT_DAG} is not registered", "a scheduler registers it when it starts"
+                    )
+                date += dt.timedelta(microseconds=1)  # another node's
+        raise SluiceError(f"no free logical date for a heartbeat run of {node_id} near {at}")
+
+    def run_state(self, run_id: int) -> RunState:
+        with self.engine.connect() as connection:
+            row = connection.execute(
+                text("""
+                SELECT r.state, t.state AS task, t.error FROM dag_run r LEFT JOIN task_instance t ON t.run_id = r.id
+                WHERE r.id = :id ORDER BY t.id LIMIT 1"""),
+                {"id": run_id},
+            ).one()
+        return RunState(row.state, row.error or f"task {row.task}")
+
+    def _node(self, connection: Connection, instance_id: str) -> str | None:
+        node_id: str | None = connection.execute(
+            text(
+                "SELECT node_id FROM node WHERE instance_id = :id OR node_id = :id ORDER BY registered_at DESC LIMIT 1"
+            ),
+            {"id": instance_id},
+        ).scalar()
+        return node_id
+
+
+def _run_of(connection: Connection, date: dt.datetime, queue: str) -> int | None:
+    run: int | None = connection.execute(
+        text("""
+        SELECT r.id FROM dag_run r JOIN task_instance t ON t.run_id = r.id
+        WHERE r.dag_id = :dag AND r.logical_date = :date AND t.queue = :queue LIMIT 1"""),
+        {"dag": HEARTBEAT_DAG, "date": date, "queue": queue},
+    ).scalar()
+    return run
+
+
+def _dag_exists(connection: Connection) -> bool:
+    found = connection.execute(text("SELECT 1 FROM dag WHERE dag_id = :dag AND active"), {"dag": HEARTBEAT_DAG})
+    return found.scalar() is not None

@@ -1,0 +1,112 @@
+"""The driver over a fleet in memory: killed at every point, it ends in the same fleet."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from runner.rollout.plan import Wish
+
+from .memory import Drill, MemoryFleet, shuffled
+
+WISH = Wish("new", ready_seconds=30, heartbeat_seconds=20, drain_seconds=60)
+
+
+def drill(n: int = 2, batch: int = 1, crash_at: int = 0, seed: int = 0, **fleet: object) -> Drill:
+    wish = Wish("new", batch=batch, ready_seconds=30, heartbeat_seconds=20, drain_seconds=60)
+    return Drill(shuffled(seed, MemoryFleet.of(n, **fleet)), wish, crash_at)  # type: ignore[arg-type]
+
+
+def test_a_roll_replaces_every_node_and_never_has_fewer() -> None:
+    d = drill(3)
+    assert d.run() == "succeeded"
+    assert d.settled() == (3, 3, "new", ["new"] * 3)
+    assert d.fleet.fewest_serving == 3 and d.fleet.killed_tasks == 0
+    assert len(d.fleet.heartbeats) == 3
+
+
+POINTS = len((lambda d: (d.run(), d.points)[1])(drill(2)))
+
+
+@pytest.mark.parametrize("crash_at", range(1, POINTS + 1))
+def test_a_driver_killed_at_any_point_is_followed_by_one_that_ends_in_the_same_fleet(crash_at: int) -> None:
+    d = drill(2, crash_at=crash_at)
+    assert d.run() == "succeeded"
+    assert len(d.points) >= crash_at, "the crash was not reached"
+    assert d.settled() == (2, 2, "new", ["new", "new"])
+    assert d.fleet.launched == 4, "one surge for each old node, however often it was asked for"
+    assert d.fleet.fewest_serving == 2 and d.fleet.killed_tasks == 0
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(1, 5), st.integers(1, 3), st.integers(0, 120), st.integers(0, 99))
+def test_any_fleet_any_batch_any_crash(n: int, batch: int, crash_at: int, seed: int) -> None:
+    d = drill(n, batch, crash_at, seed)
+    assert d.run() == "succeeded"
+    assert d.settled() == (n, n, "new", ["new"] * n)
+    assert d.fleet.fewest_serving == n and d.fleet.killed_tasks == 0
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.sampled_from(["broken", "failing"]), st.integers(1, 4), st.integers(1, 3), st.integers(0, 80), st.integers(0, 99)
+)
+def test_a_bad_release_is_taken_back_and_the_old_one_serves_on(
+    how: str, n: int, batch: int, crash_at: int, seed: int
+) -> None:
+    d = drill(n, batch, crash_at, seed, **{how: frozenset({"new"})})
+    assert d.run() == "failed"
+    assert d.settled() == (n, n, "old", ["old"] * n)
+    assert d.fleet.fewest_serving == n and d.fleet.killed_tasks == 0
+    assert d.journal.rollout.error is not None
+    assert ("not registered" if how == "broken" else "ValueError: broken") in d.journal.rollout.error
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(1, 4), st.integers(1, 2), st.integers(0, 60), st.integers(0, 80), st.integers(0, 99))
+def test_an_abort_at_any_moment_leaves_as_many_healthy_nodes(
+    n: int, batch: int, abort_at: int, crash_at: int, seed: int
+) -> None:
+    d = drill(n, batch, crash_at, seed)
+    moments = iter(range(10**6))
+
+    def abort(drill: Drill) -> None:
+        if next(moments) == abort_at:
+            drill.journal.rollout.wish["abort"] = "somebody"
+
+    state = d.run(at=abort)
+    desired, serving, tag, releases = d.settled()
+    assert (desired, serving) == (n, n)
+    assert d.fleet.fewest_serving == n and d.fleet.killed_tasks == 0
+    if state == "aborted":
+        assert tag == ("new" if "new" in releases else "old")
+    else:
+        assert state == "succeeded" and releases == ["new"] * n
+
+
+def test_a_baseline_raised_in_the_middle_is_respected() -> None:
+    # Given a roll of two nodes
+    d = drill(2)
+
+    def raise_minimum(drill: Drill) -> None:
+        # When the operator raises the baseline to 3 while one drains
+        if drill.fleet.minimum == 2 and any(m.node == "draining" for m in drill.fleet.machines):
+            drill.fleet.minimum, drill.fleet.desired = 3, max(3, drill.fleet.desired)
+
+    # Then the roll ends with three new nodes
+    assert d.run(at=raise_minimum) == "succeeded"
+    assert d.settled() == (3, 3, "new", ["new"] * 3)
+
+
+def test_a_new_node_that_dies_before_the_gate_is_replaced() -> None:
+    d = drill(1)
+
+    def lose(drill: Drill) -> None:
+        for m in drill.fleet.machines:
+            if m.id == "i-2" and m.node == "ready" and m.alive:
+                m.alive, m.lifecycle, m.node = False, "", "gone"
+
+    assert d.run(at=lose) == "succeeded"
+    assert d.settled() == (1, 1, "new", ["new"])
+    assert d.fleet.launched == 3
