@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import sys
@@ -158,12 +159,20 @@ class LocalCloud:
             say(f"state bucket {self.state.state_bucket} {'created' if made else 'is there'}")
 
     def release(self, label: str = "") -> releases.BuiltRelease:
-        """Build a release of the source tree; the first one is what the fleet starts with. Needs no daemon."""
+        """Build a release of the source tree as it is now. Needs no daemon."""
         with self._step("release", "building a release") as say:
             built = releases.build(self.root, label, self.directory / "releases")
-            if not self.state.release:
-                local_state.update(self.directory, release=built.id)
             say(f"release {built.id} built")
+        return built
+
+    def first_release(self) -> releases.BuiltRelease:
+        """The release the fleet starts with: built once, also if the tree changes before everything is up."""
+        known = self.state.release
+        archive = self.directory / "releases" / f"{known}.tar.gz"
+        if known and archive.is_file():
+            return releases.BuiltRelease(known, archive, json.loads(archive.with_name(f"{known}.json").read_text()))
+        built = self.release()
+        local_state.update(self.directory, release=built.id)
         return built
 
     def publish(self, built: releases.BuiltRelease, *, wait_seconds: float = 120.0) -> None:
@@ -267,7 +276,7 @@ class LocalCloud:
             return threads[-1]
 
         try:
-            built = aside(self.release)
+            built = aside(self.first_release)
             database = aside(self._database)
             self.start_aws()
             self.start_machines()
@@ -306,7 +315,7 @@ class LocalCloud:
 
     def _take_down(self, keep: bool) -> None:
         with self._step("down", "stopping the nodes") as say:
-            process.stop(self._machines_pid, grace=5.0)
+            process.stop(self._machines_pid, grace=5.0, descendants=False)
             killed = machines.kill_all(self.directory)
             process.stop(self._aws_pid, grace=2.0)
             self.valkey.stop()
@@ -352,7 +361,7 @@ class LocalCloud:
     def _missing(self, instances: Sequence[str], there: int, wanted: int) -> SluiceError:
         for instance in instances:
             home = self.directory / "nodes" / instance
-            if said := node.last_words(home):
+            if said := node.trouble(home):
                 return SluiceError(f"{there} of {wanted} nodes are up; {instance}: {said}", f"see {home}")
         return SluiceError(f"{there} of {wanted} nodes are up", f"see {self.directory}/machines/machines.log")
 

@@ -52,10 +52,10 @@ class Display:
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or output.progress
-        self._live = Live(console=self._console, get_renderable=self._table, refresh_per_second=8)
         self._lock = threading.Lock()
         self._steps: dict[str, tuple[Step, float]] = {}
         self._spinner = Spinner("dots")
+        self._live = Live(console=self._console, get_renderable=self._table, refresh_per_second=8)
 
     def __enter__(self) -> Display:
         if self._console.is_terminal:
@@ -176,16 +176,19 @@ def machines(directory: Path, nodes: Sequence[NodeView]) -> list[Machine]:
 
 def show(status: Status) -> None:
     """Print the status as tables."""
-    daemons = [(d.name, f"pid {d.pid}" if d.alive else "not running", d.url, d.log) for d in status.daemons]
-    output.print_table(["daemon", "", "address", "log"], daemons)
-    if not status.machines:
-        output.note("no nodes")
-        return
+    output.print_table(
+        ["daemon", "#pid", "address"], [(d.name, d.pid if d.alive else "not running", d.url) for d in status.daemons]
+    )
     rows = []
     for m in status.machines:
         age = "-" if m.heartbeat_age is None else f"{m.heartbeat_age:.1f} s"
-        rows.append((m.instance, m.role, m.pool, m.state, m.release, m.running, age, m.console if not m.role else ""))
-    output.print_table(["instance", "role", "pool", "state", "release", "#tasks", "#heartbeat", "console"], rows)
+        rows.append((m.instance, m.role, m.pool, m.state, m.release, m.running, age))
+    if rows:
+        output.print_table(["instance", "role", "pool", "state", "release", "#tasks", "#heartbeat"], rows)
+    for m in status.machines:
+        if not m.role:
+            output.note(f"{m.instance} is booting: {m.console}")
+    output.note(f"logs and nodes: {status.directory}")
 
 
 def hint(state: LocalState) -> str:

@@ -56,7 +56,7 @@ class Cloud:
     the second, and the first only when the members of a group have changed or a full look is due.
     """
 
-    def __init__(self, state: LocalState, full_seconds: float = 4.0) -> None:
+    def __init__(self, state: LocalState, full_seconds: float = 8.0) -> None:
         config = Config(parameter_validation=False, connect_timeout=2, read_timeout=20, retries={"max_attempts": 1})
         session = boto3.session.Session(
             aws_access_key_id="local", aws_secret_access_key="local", region_name=state.region

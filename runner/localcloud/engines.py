@@ -32,8 +32,10 @@ class Postgres:
     """PostgreSQL in a directory: a daemon that listens on a unix socket only its owner can open.
 
     A socket and not a TCP port, because there is no password: on 127.0.0.1 every user of the machine could
-    connect as superuser. fast=True gives up durability (for tests); the promise of a local cloud is that what
-    was committed is there after a crash, as on RDS.
+    connect as superuser. fast=True survives a crash of the server but not of the machine (for tests).
+
+    PostgreSQL refuses to run as root. Started by root it runs as `nobody`, and the directories above are made
+    passable for others (mode o+x), its own data is not.
     """
 
     def __init__(self, directory: Path, *, fast: bool = False, max_connections: int = 200) -> None:
@@ -80,7 +82,8 @@ class Postgres:
             "max_wal_senders": "0",
         }
         if self.fast:
-            options |= {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+            # Survives the death of the server, not that of the machine.
+            options |= {"fsync": "off", "full_page_writes": "off"}
         argv = [str(_postgres_bin() / "postgres"), "-D", str(self.data)]
         for name, value in options.items():
             argv += ["-c", f"{name}={value}"]
@@ -131,9 +134,7 @@ class Postgres:
             extra_groups=[] if user else None,
         )
         if done.returncode != 0:
-            raise SluiceError(
-                f"initdb failed in {part}: {(done.stderr.strip() or done.stdout.strip())[-300:]}"
-            )
+            raise SluiceError(f"initdb failed in {part}: {(done.stderr.strip() or done.stdout.strip())[-300:]}")
         part.rename(self.data)
 
     def _wait_ready(self) -> str:
@@ -292,9 +293,7 @@ def _let_in(directory: Path) -> None:
 
 def _clean_env() -> dict[str, str]:
     """The environment without libpq's variables, which would redirect the servers' own tools."""
-    return {k: v for k, v in os.environ.items() if not k.startswith("PG") and k != "LD_LIBRARY_PATH"} | {
-        "LC_ALL": "C"
-    }
+    return {k: v for k, v in os.environ.items() if not k.startswith("PG") and k != "LD_LIBRARY_PATH"} | {"LC_ALL": "C"}
 
 
 def _last_line(log: Path) -> str:

@@ -227,6 +227,14 @@ def last_words(home: Path) -> str:
     return ""
 
 
+def trouble(home: Path) -> str:
+    """Why the machine is not up, as far as it can be told: its service's last error, else its console's last line."""
+    for log in sorted(home.glob("log/*.log")):
+        with contextlib.suppress(OSError, IndexError):
+            return [line for line in log.read_text(errors="replace").splitlines() if line.startswith("error: ")][-1]
+    return last_words(home)
+
+
 def is_off(home: Path) -> bool:
     """Whether the machine was switched off: only its logs are left."""
     return last_words(home).startswith(_OFF)

@@ -139,21 +139,23 @@ def alive(pidfile: Path) -> bool:
 
 
 def stop(
-    pidfile: Path, grace: float = 10.0, first: signal.Signals = signal.SIGTERM
+    pidfile: Path, grace: float = 10.0, first: signal.Signals = signal.SIGTERM, *, descendants: bool = True
 ) -> Literal["", "stopped", "killed"]:
     """Ask the process to end, wait up to grace seconds, then KILL what is left of it and its descendants.
 
-    Returns "" if nothing ran, "stopped" if it ended by itself in time, "killed" if it had to be killed.
-    The pid file is removed.
+    With descendants=False what it started goes on. Returns "" if nothing ran, "stopped" if it ended by itself in
+    time, "killed" if it had to be killed. The pid file is removed.
     """
     ref = read(pidfile)
     if ref is None:
         pidfile.unlink(missing_ok=True)
         return ""
-    family = tree(ref.pid)  # taken now: once the parent is gone its children can no longer be found through it
+    # Taken now: once the parent is gone its children can no longer be found through it.
+    family = tree(ref.pid) if descendants else {ref}
     ref.signal(first)
     ended = wait_gone(ref, grace)
-    family |= tree(ref.pid)
+    if descendants and not ended:
+        family |= tree(ref.pid)
     for member in family:
         member.signal(signal.SIGKILL)
     for member in family:

@@ -10,6 +10,7 @@ import os
 import shutil
 import tarfile
 import threading
+import time
 import zipfile
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -21,6 +22,7 @@ from botocore.exceptions import ClientError
 from runner.localcloud.state import LocalState
 from runner.settings import SluiceError
 
+_ASK_AGAIN_SECONDS = 0.3
 _ABSENT = ("NoSuchBucket", "NoSuchKey", "404")
 
 
@@ -34,6 +36,7 @@ class Releases:
     def __init__(self, state: LocalState, cache: Path) -> None:
         self._cache = cache
         self._lock = threading.Lock()
+        self._absent_until: dict[str, float] = {}
         self._url = urlsplit(state.artifacts_url)
         self._s3 = boto3.session.Session(
             aws_access_key_id="local", aws_secret_access_key="local", region_name=state.region
@@ -52,8 +55,11 @@ class Releases:
         with self._lock:
             kept = self._cache / release
             if not kept.is_dir():
+                if time.monotonic() < self._absent_until.get(release, 0.0):
+                    return None  # another node has just asked
                 archive = self._fetch(f"releases/{release}.tar.gz")
                 if archive is None:
+                    self._absent_until[release] = time.monotonic() + _ASK_AGAIN_SECONDS
                     return None
                 unpack(archive, kept)
         part = target / f".{release}.part"

@@ -8,11 +8,13 @@ import io
 import os
 import sys
 import tarfile
+import tempfile
 import time
 import urllib.request
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import boto3
@@ -154,3 +156,13 @@ def emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Aws]:
 def aws(emulator: Aws) -> Iterator[Aws]:
     yield emulator
     emulator.clear()
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """A directory that PostgreSQL can reach when the tests run as root.
+
+    Not pytest's own: each new pytest of the same user closes those to everybody else again.
+    """
+    with tempfile.TemporaryDirectory(prefix="sluice-test-", ignore_cleanup_errors=True) as path:
+        yield Path(path)

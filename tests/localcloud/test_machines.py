@@ -131,7 +131,10 @@ def test_nodes_outlive_their_supervisor_and_are_adopted_not_started_twice(
     before = eventually(lambda: bench.agent(stays))
     lost = eventually(lambda: bench.agent(goes))
     port = state.load(bench.home).imds_port
-    os.kill(process.recorded(bench.pidfile).pid, signal.SIGKILL)  # type: ignore[union-attr]
+    supervisor = process.read(bench.pidfile)
+    assert supervisor is not None
+    supervisor.signal(signal.SIGKILL)
+    process.wait_gone(supervisor, 5)
     # When one instance ends while nobody looks, and the supervisor starts again
     aws.ec2.terminate_instances(InstanceIds=[goes])
     assert process.birth(lost["pid"]) is not None
