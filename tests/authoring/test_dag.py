@@ -96,6 +96,13 @@ def test_a_written_id_twice_is_an_error_with_both_lines() -> None:
     assert f"already has a task 'load' (line {first})" in str(e.value)
 
 
+def test_a_written_id_twice_is_an_error_for_one_function_too() -> None:
+    with DAG("twice"):
+        touch.override(task_id="load")()
+        with pytest.raises(AuthoringError, match="already has a task 'load'"):
+            touch.override(task_id="load")()
+
+
 def test_two_functions_of_one_name_are_an_error() -> None:
     def other() -> Any:
         @task
