@@ -70,7 +70,9 @@ def birth(pid: int) -> str | None:
         return None
     # The command name may hold blanks and brackets: the fields are counted from its closing bracket.
     fields = text.rpartition(")")[2].split()
-    return None if fields[0] in "ZX" else f"{_boot_id()}:{fields[19]}"
+    # A zombie whose other threads still run holds its ports and files: it is not gone yet.
+    gone = fields[0] == "X" or (fields[0] == "Z" and int(fields[17]) <= 1)
+    return None if gone else f"{_boot_id()}:{fields[19]}"
 
 
 def start(
