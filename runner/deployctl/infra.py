@@ -275,7 +275,8 @@ def _show_changes(result: StackResult, *, everything: bool) -> None:
         ("[red]-[/]", summary.destroys),
     ):
         for change in changes:
-            show(f"  {sign} {output.escape(change.address)}")
+            why = " (its creation did not finish)" if change.tainted else ""
+            show(f"  {sign} {output.escape(change.address)}{why}")
             for field in change.fields:
                 show(f"      {output.escape(f'{field.name}: {field.before} → {field.after}')}")
 

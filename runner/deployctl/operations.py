@@ -135,7 +135,8 @@ class Job:
 
     def end(self, result: StackResult) -> StackResult:
         """Report how a stack ended."""
-        text = result.error.message if result.error else result.summary.line()
+        done = result.status in ("applied", "destroyed")
+        text = result.error.message if result.error else result.summary.line(done=done)
         self.emit(StackEvent(result.stack, result.status, text))
         return result
 

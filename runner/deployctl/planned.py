@@ -60,6 +60,7 @@ class Change:
     type: str
     action: Action
     fields: tuple[Field, ...] = ()
+    tainted: bool = False  # replaced because its creation did not finish
 
 
 @dataclass(frozen=True)
@@ -99,13 +100,13 @@ class PlanSummary:
         """Addresses of protected resources that the plan would destroy or replace."""
         return [c.address for c in self.items if c.action in ("destroy", "replace") and c.type in types]
 
-    def line(self) -> str:
-        """The plan in a few words: `3 to add, 1 to replace`."""
+    def line(self, *, done: bool = False) -> str:
+        """The plan in a few words: `3 to add, 1 to replace`; once done, `3 added, 1 replaced`."""
         counts = [
-            (len(self.adds), "to add"),
-            (len(self.changes), "to change"),
-            (len(self.replaces), "to replace"),
-            (len(self.destroys), "to destroy"),
+            (len(self.adds), "added" if done else "to add"),
+            (len(self.changes), "changed" if done else "to change"),
+            (len(self.replaces), "replaced" if done else "to replace"),
+            (len(self.destroys), "destroyed" if done else "to destroy"),
         ]
         said = [f"{n} {what}" for n, what in counts if n]
         return ", ".join(said) or ("only outputs change" if self.outputs else "no changes")
@@ -142,7 +143,8 @@ def from_stream(messages: Iterable[Mapping[str, Any]]) -> PlanSummary:
             action = _STREAM_ACTIONS.get(change.get("action", ""))
             if action:
                 resource = change.get("resource", {})
-                items.append(Change(resource["addr"], resource.get("resource_type", ""), action))
+                tainted = change.get("reason") == "tainted"
+                items.append(Change(resource["addr"], resource.get("resource_type", ""), action, tainted=tainted))
     items.sort(key=lambda c: c.address)
     return PlanSummary(tuple(items), outputs)
 
@@ -160,7 +162,12 @@ def from_show(document: Mapping[str, Any]) -> PlanSummary:
         if action is None or entry.get("mode") == "data":
             continue
         fields = tuple(_fields(change)) if action in ("change", "replace") else ()
-        items.append(Change(entry["address"], entry.get("type", ""), action, fields))
+        if action == "replace":
+            # Everything about the new one is new; what matters is which attributes cannot change in place.
+            forced = {str(path[0]) for path in change.get("replace_paths", ()) if path}
+            fields = tuple(f for f in fields if f.name.partition(".")[0] in forced)
+        tainted = entry.get("action_reason") == "replace_because_tainted"
+        items.append(Change(entry["address"], entry.get("type", ""), action, fields, tainted))
     outputs = sum(1 for o in document.get("output_changes", {}).values() if o.get("actions", ["no-op"]) != ["no-op"])
     return PlanSummary(tuple(items), outputs)
 

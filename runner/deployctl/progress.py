@@ -125,7 +125,7 @@ def describe(event: StackEvent, *, counted: bool = True) -> str:
             count = [f"{event.done} of {event.total} done"] if counted and event.done else []
             return ", ".join([*count, f"{event.text} {event.resource}"] if event.resource else count or ["applying"])
         case "applied" | "destroyed":
-            return f"{event.phase}: {event.text}"
+            return event.text
         case "unchanged":
             return "no changes"
         case "failed":

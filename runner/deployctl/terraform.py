@@ -18,8 +18,8 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -138,6 +138,8 @@ class Workspace:
     var_files: Sequence[Path] = ()
     environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
     cancel: Cancel = field(default_factory=Cancel)
+    # Resource types that are kept when their creation is broken off, instead of being made once more.
+    keep: Collection[str] = planned.PROTECTED
 
     def __post_init__(self) -> None:
         self.data.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -218,8 +220,20 @@ class Workspace:
     def apply(self, plan: Plan, on_message: OnMessage | None = None) -> None:
         """Do what the saved plan says and nothing else. Raises TerraformError, LockedError, CancelledError."""
         command = self._command("apply", str(plan.file), input=False, json=IsFlagged)
+        broken_off: list[str] = []
+
+        def watch(message: Message) -> None:
+            kind = message.raw.get("hook", {}).get("resource", {}).get("resource_type")
+            if message.kind == "apply_errored" and message.action == "create" and kind in self.keep:
+                broken_off.append(message.address)
+            if on_message:
+                on_message(message)
+
         try:
-            self._run("apply", command, on_message)
+            self._run("apply", command, watch)
+        except CancelledError:
+            self._untaint(broken_off)
+            raise
         finally:
             plan.discard()
 
@@ -231,6 +245,17 @@ class Workspace:
     def unlock(self, lock_id: str) -> None:
         """Take away a state lock that a killed run left behind."""
         self._initialised("unlock", self._command("force-unlock", lock_id, force=IsFlagged))
+
+    def _untaint(self, addresses: Sequence[str]) -> None:
+        """Let the next run go on with resources whose creation our own signal broke off.
+
+        Only the wait was broken off: AWS goes on making the database. Terraform marks it tainted all the same, and
+        would destroy it to begin again.
+        """
+        afresh = replace(self, cancel=Cancel())
+        for address in addresses:
+            with contextlib.suppress(TerraformError):  # not in the state: AWS had not begun
+                afresh._run("untaint", afresh._command("untaint", address))
 
     def _show(self, file: Path) -> planned.PlanSummary:
         run = self._run("show", self._command("show", str(file), json=IsFlagged))

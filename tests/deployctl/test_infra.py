@@ -43,6 +43,11 @@ def deployctl(*words: str) -> subprocess.Popen[str]:
     )
 
 
+def _with_keep(*types: str) -> tuple[Any, ...]:
+    defaults = terraform.Workspace.__init__.__defaults__ or ()
+    return tuple(types if d is operations.planned.PROTECTED else d for d in defaults)
+
+
 def wait_for_lock(process: subprocess.Popen[str], stack: str) -> None:
     """Wait until the apply of a stack is in the middle of its slow step."""
     log = Path(".sluice/terraform/tiny") / stack
@@ -249,6 +254,22 @@ def test_cancelling_from_another_thread(tiny: Path) -> None:
     thread.join()
     assert statuses(e.value.results)["network"] == "cancelled"
     assert not lock_is_held("network")
+
+
+def test_what_cancelling_broke_off_is_gone_on_with_and_not_made_once_more(tiny: Path, monkeypatch: Any) -> None:
+    # Given a resource of a kind that must not be made twice, whose creation is broken off
+    monkeypatch.setattr(terraform.Workspace.__init__, "__defaults__", _with_keep("terraform_data"))
+    cancel = terraform.Cancel()
+
+    def on_event(event: StackEvent) -> None:
+        if event.resource == "terraform_data.slow[0]":
+            threading.Timer(0.5, cancel.cancel).start()
+
+    with pytest.raises(operations.CancelledError):
+        infra.apply("tiny", ["network"], variables={"wait": 60}, on_event=on_event, cancel=cancel)
+    # Then the next plan does not destroy it
+    (result,) = infra.plan("tiny", ["network"], variables={"wait": 60})
+    assert not result.summary.replaces and not result.summary.destroys
 
 
 def test_a_lost_provider_folder_is_put_back_by_itself(tiny: Path) -> None:

@@ -128,3 +128,17 @@ def test_the_stream_of_a_plan_tells_the_same_but_for_the_fields() -> None:
         resource("aws_vpc.f", ["no-op"]),
         output_changes={"x": {"actions": ["create"]}, "y": {"actions": ["no-op"]}},
     )
+
+
+def test_a_replacement_shows_what_forces_it_and_nothing_else() -> None:
+    entry = resource(
+        "aws_subnet.s",
+        ["delete", "create"],
+        before={"cidr_block": "10.0.0.0/24", "tags": {"a": "1"}},
+        after={"cidr_block": "10.0.1.0/24", "tags": {"a": "2"}},
+        after_unknown={"arn": True, "id": True},
+        replace_paths=[["cidr_block"]],
+    )
+    assert show(entry).replaces[0].fields == (planned.Field("cidr_block", "10.0.0.0/24", "10.0.1.0/24"),)
+    tainted = show({**entry, "action_reason": "replace_because_tainted"})
+    assert tainted.replaces[0].tainted
