@@ -80,6 +80,15 @@ def test_text_survives_being_cut_anywhere(tmp_path_factory: pytest.TempPathFacto
     assert read_log(storage, "logs")[0] == data.decode()
 
 
+def test_a_reader_never_sees_half_a_character(storage: Storage) -> None:
+    log = LogWriter(storage, PREFIX)
+    seen = []
+    for byte in "aé漢😀\n".encode():
+        log.append(bytes([byte]))
+        seen.append(read_log(storage, PREFIX)[0])
+    assert list(dict.fromkeys(seen)) == ["a", "aé", "aé漢", "aé漢😀", "aé漢😀\n"]
+
+
 def test_bytes_that_are_no_text_are_kept(storage: Storage) -> None:
     log = LogWriter(storage, PREFIX)
     log.append(b"ok \xff\xfe ok \x80\x80\x80\x80\x80")
