@@ -54,6 +54,8 @@ class LiveFleet:
                 node_id = instance_id
                 info = nodes.NodeInfo(node_id, self.role, self.pool, "", "", instance_id=instance_id)
                 nodes.register(connection, info, state="booting")
+                # It was not heard: what counts as silent need not be waited for.
+                connection.execute(text("DELETE FROM node_heartbeat WHERE node_id = :id"), {"id": node_id})
             nodes.cordon(connection, node_id, reason=reason, by=by, deadline_seconds=seconds)
 
     def uncordon(self, instance_id: str, *, by: str) -> None:

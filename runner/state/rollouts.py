@@ -149,25 +149,32 @@ def create(
                 values,
             ).scalar_one()
     except IntegrityError:
-        other = _running(connection, role, pool)
-        if other is None:  # it ended between the two statements
-            raise RefusedError(f"{role} pool {pool} was being rolled a moment ago", "run it again") from None
-        raise RefusedError(
-            f"{role} pool {pool} is being rolled to {other.release} by {other.created_by} "
-            f"since {other.created_at.astimezone():%H:%M:%S} (roll {other.id})",
-            f"watch it with `deployctl roll --watch {other.id}`, stop it with `deployctl roll --abort {other.id}`",
-        ) from None
+        refuse_second(connection, role, [pool])
+        # It ended between the two statements.
+        raise RefusedError(f"{role} pool {pool} was being rolled a moment ago", "run it again") from None
     _append(connection, rollout_id, 1, steps)
     _event(connection, rollout_id, "running", f"{pool} to {release}, {len(steps)} steps, by {who}")
     notify(connection)
     return rollout_id
 
 
+def refuse_second(connection: Connection, role: str, pools: Sequence[str]) -> None:
+    """Raise RefusedError if one of these pools is being rolled: by whom, since when, and how to watch."""
+    for pool in pools:
+        other = _running(connection, role, pool)
+        if other is not None:
+            raise RefusedError(
+                f"{role} pool {pool} is being rolled to {other.release} by {other.created_by} "
+                f"since {other.created_at.astimezone():%H:%M:%S} (roll {other.id})",
+                f"add --watch {other.id} instead of --workers to watch it, --abort {other.id} to stop it",
+            )
+
+
 def get(connection: Connection, rollout_id: int) -> RolloutView:
     """One rollout. Raises UsageError if there is none with this id."""
     row = connection.execute(text(_ROLLOUTS + "WHERE id = :id"), {"id": rollout_id}).one_or_none()
     if row is None:
-        raise UsageError(f"no roll {rollout_id}", "`deployctl roll --list` shows the latest")
+        raise UsageError(f"no roll {rollout_id}", "`deployctl roll --watch` shows the latest")
     return RolloutView(*row)
 
 

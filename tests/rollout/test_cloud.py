@@ -1,0 +1,82 @@
+"""The edge to AWS, by the shape of moto's answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import boto3
+import pytest
+from botocore.exceptions import ClientError
+from moto import mock_aws
+
+from runner.rollout.cloud import Cloud, group_name
+from runner.settings import SluiceError, UsageError
+
+NAME = group_name("test", "worker", "default")
+
+
+@pytest.fixture
+def asg(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    with mock_aws():
+        boto3.client("ec2", "us-east-1").create_launch_template(
+            LaunchTemplateName="template", LaunchTemplateData={"ImageId": "ami-12c6146b"}
+        )
+        client: Any = boto3.client("autoscaling", "us-east-1")
+        for name, size in ((NAME, 2), (group_name("test", "scheduler", "scheduler"), 0)):
+            client.create_auto_scaling_group(
+                AutoScalingGroupName=name,
+                MinSize=0,
+                MaxSize=3,
+                DesiredCapacity=size,
+                AvailabilityZones=["us-east-1a"],
+                LaunchTemplate={"LaunchTemplateName": "template"},
+                Tags=[{"Key": "Release", "Value": "old", "PropagateAtLaunch": True}],
+            )
+        yield client
+
+
+def test_a_group_is_read_with_its_instances_and_what_they_booted_with(asg: Any) -> None:
+    cloud = Cloud("us-east-1")
+    group = cloud.group(NAME)
+    assert (group.desired, group.minimum, group.maximum, group.release) == (2, 0, 3, "old")
+    assert [(i.lifecycle, i.release) for i in group.instances] == [("InService", "old")] * 2
+    assert [g.name for g in cloud.groups("sluice-test-worker-")] == [NAME]
+
+
+def test_the_tag_reaches_what_is_launched_after_it(asg: Any) -> None:
+    cloud = Cloud("us-east-1")
+    cloud.set_release(NAME, "new")
+    cloud.set_desired(NAME, 3)
+    group = cloud.group(NAME)
+    assert group.release == "new" and group.desired == 3
+    assert sorted(i.release for i in group.instances) == ["new", "old", "old"]
+
+
+def test_an_instance_leaves_with_its_capacity_and_is_dead(asg: Any) -> None:
+    cloud = Cloud("us-east-1")
+    first = cloud.group(NAME).instances[0].instance_id
+    assert not cloud.dead(first)
+    cloud.terminate(first, decrement=True)
+    group = cloud.group(NAME)
+    assert group.desired == 1 and group.find(first) is None and cloud.dead(first)
+
+
+def test_what_is_not_there_is_said(asg: Any) -> None:
+    cloud = Cloud("us-east-1")
+    with pytest.raises(UsageError, match="no autoscaling group nope"):
+        cloud.group("nope")
+    assert cloud.dead("i-0123456789abcdef0")
+
+
+def test_a_capacity_that_aws_refuses_is_an_error_of_ours() -> None:
+    refusal = {"Error": {"Code": "ValidationError", "Message": "New SetDesiredCapacity value 99 is above max value 3"}}
+
+    class Refusing:
+        def set_desired_capacity(self, **_: Any) -> None:
+            raise ClientError(refusal, "SetDesiredCapacity")  # type: ignore[arg-type]
+
+    with pytest.raises(SluiceError, match=r"cannot have 99 instances: .* above max value 3"):
+        Cloud("us-east-1", autoscaling=Refusing(), ec2=object()).set_desired(NAME, 99)  # type: ignore[arg-type]

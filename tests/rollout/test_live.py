@@ -1,0 +1,230 @@
+"""The driver on a real database: what is recorded, who may drive, and what people read when it fails."""
+
+from __future__ import annotations
+
+import pytest
+from botocore.exceptions import ClientError
+
+from runner.rollout import driver
+from runner.rollout.fleet import LiveFleet
+from runner.rollout.plan import Wish, plan
+from runner.settings import RefusedError, Settings, UsageError
+from runner.state import fleet, nodes, rollouts
+from runner.state.rollouts import RolloutView, StepView
+
+from .conftest import Pool
+
+WISH = Wish("new", ready_seconds=60, heartbeat_seconds=60, drain_seconds=60)
+
+
+def file(pool: Pool, wish: Wish = WISH) -> int:
+    facts = LiveFleet(pool.engine, pool.cloud, "test", "worker", "default").facts()
+    with pool.engine.begin() as c:
+        return rollouts.create(
+            c,
+            role="worker",
+            pool="default",
+            release=wish.release,
+            strategy="replace",
+            wish=vars(wish),
+            steps=[(s.action, s.args) for s in plan(facts, wish)],
+            who="me@here",
+        )
+
+
+def advance(pool: Pool, roll: int, owner: str = "s1") -> bool:
+    return driver.advance(pool.engine, pool.cloud, roll, owner, "test")
+
+
+def drive(pool: Pool, roll: int, turns: int = 60) -> tuple[RolloutView, list[StepView]]:
+    for _ in range(turns):
+        if not advance(pool, roll):
+            break
+        pool.play()
+    with pool.engine.connect() as c:
+        return rollouts.get(c, roll), rollouts.steps(c, roll)
+
+
+def test_a_roll_ends_with_a_new_fleet_and_a_line_in_the_history(pool: Pool) -> None:
+    # Given two nodes on the old release
+    assert sorted(pool.serving().values()) == ["old", "old"]
+    # When they are rolled
+    roll, steps = drive(pool, file(pool))
+    # Then each step is recorded, each new node had its heartbeat run, and the old ones are gone
+    assert roll.state == "succeeded" and roll.error is None and roll.driver is None
+    assert {s.state for s in steps} == {"done"} and all(s.started_at and s.ended_at for s in steps)
+    assert sorted(pool.serving().values()) == ["new", "new"]
+    assert pool.one("SELECT count(*) FROM dag_run WHERE run_type = 'heartbeat' AND state = 'success'") == 2
+    assert pool.one("SELECT count(*) FROM node WHERE state = 'gone'") == 2
+    assert pool.cloud.desired == 2 and pool.cloud.release == "new"
+    assert pool.one("SELECT before || ' ' || after || ' ' || who FROM deploy WHERE kind = 'release'") == (
+        "old new me@here"
+    )
+    events = pool.one("SELECT count(*) FROM event WHERE kind = 'rollout' AND state = 'step'")
+    assert events == 2 * len(steps)
+
+
+def test_only_one_roll_of_a_pool(pool: Pool) -> None:
+    roll = file(pool)
+    with pytest.raises(RefusedError) as e:
+        file(pool)
+    assert e.value.exit_code == 3
+    assert "me@here" in e.value.message and f"roll {roll}" in e.value.message and f"--watch {roll}" in e.value.hint
+
+
+def test_one_driver_at_a_time_and_a_silent_one_is_replaced(pool: Pool) -> None:
+    roll = file(pool)
+    assert advance(pool, roll, "s1")
+    before = pool.one("SELECT max(seq) FROM rollout_step WHERE state <> 'pending'")
+    pool.play()
+    # While the first is heard, the second does nothing
+    assert advance(pool, roll, "s2")
+    assert pool.one("SELECT driver FROM rollout") == "s1"
+    assert pool.one("SELECT max(seq) FROM rollout_step WHERE state <> 'pending'") == before
+    # When the first was silent for long, the second goes on
+    with pool.engine.begin() as c:
+        c.exec_driver_sql("UPDATE rollout SET driver_at = driver_at - interval '1 minute'")
+    assert advance(pool, roll, "s2")
+    assert pool.one("SELECT driver FROM rollout") == "s2"
+
+
+def test_a_release_that_does_not_start_is_taken_back_with_the_numbers(pool: Pool) -> None:
+    pool.broken.add("new")
+    roll = file(pool)
+    for _ in range(3):
+        advance(pool, roll)
+        pool.play()
+    pool.age_steps(61)
+    view, steps = drive(pool, roll)
+    assert view.state == "failed"
+    assert view.error is not None
+    assert "0 of 1 new nodes ready after 61 s, 1 instances tried (i-3: InService, not registered)" in view.error
+    assert [(s.action, s.state) for s in steps] == [
+        ("tag", "done"),
+        ("surge", "done"),
+        ("wait_ready", "failed"),
+        ("tag", "done"),
+        ("retreat", "done"),
+    ]
+    assert pool.serving() == {"i-1": "old", "i-2": "old"}
+    assert pool.cloud.desired == 2 and pool.cloud.release == "old" and set(pool.cloud.members) == {"i-1", "i-2"}
+    assert pool.one("SELECT count(*) FROM deploy WHERE kind = 'release'") == 0
+
+
+def test_a_release_that_fails_its_heartbeat_run_is_taken_back(pool: Pool) -> None:
+    pool.failing.add("new")
+    view, _ = drive(pool, file(pool))
+    assert view.state == "failed"
+    assert view.error == "heartbeat run failed on 1 of 1 new nodes (i-3: ImportError: no module)"
+    assert pool.serving() == {"i-1": "old", "i-2": "old"}
+
+
+def test_an_unregistered_heartbeat_dag_fails_the_gate_and_says_so(pool: Pool) -> None:
+    with pool.engine.begin() as c:
+        c.exec_driver_sql("UPDATE dag SET active = false; DELETE FROM dag")
+    view, _ = drive(pool, file(pool))
+    assert view.state == "failed" and "sluice_heartbeat is not registered" in (view.error or "")
+
+
+def test_trouble_with_the_cloud_is_shown_and_tried_again(pool: Pool) -> None:
+    roll = file(pool)
+    advance(pool, roll)
+    pool.cloud.trouble = ClientError({"Error": {"Code": "Throttling", "Message": "Rate exceeded"}}, "Describe")
+    assert advance(pool, roll)
+    assert "Rate exceeded" in pool.one("SELECT detail ->> 'trouble' FROM rollout_step WHERE state = 'running'")
+    pool.cloud.trouble = None
+    view, _ = drive(pool, roll)
+    assert view.state == "succeeded"
+
+
+def test_an_abort_stops_and_leaves_the_old_nodes_serving(pool: Pool) -> None:
+    roll = file(pool)
+    advance(pool, roll)
+    pool.play()
+    with pool.engine.begin() as c:
+        assert rollouts.ask_abort(c, roll, "you@there")
+    view, _ = drive(pool, roll)
+    assert view.state == "aborted" and (view.error or "").startswith("aborted by you@there at step ")
+    assert pool.serving() == {"i-1": "old", "i-2": "old"} and pool.cloud.release == "old"
+    with pool.engine.begin() as c:
+        assert not rollouts.ask_abort(c, roll, "you@there")
+
+
+def test_the_heartbeat_run_of_a_node_is_created_once(pool: Pool) -> None:
+    live = LiveFleet(pool.engine, pool.cloud, "test", "worker", "default")
+    import datetime as dt
+
+    at = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+    first = live.heartbeat("i-1", at)
+    assert live.heartbeat("i-1", at) == first
+    assert live.heartbeat("i-2", at) != first
+
+
+def test_a_node_cordoned_before_it_registers_never_becomes_ready(pool: Pool) -> None:
+    live = LiveFleet(pool.engine, pool.cloud, "test", "worker", "default")
+    pool.broken.add("old")
+    pool.cloud.desired = 3
+    pool.play()
+    live.cordon("i-3", reason="roll", by="me", seconds=60)
+    pool.broken.clear()
+    pool.play()
+    pool.play()
+    with pool.engine.connect() as c:
+        view = fleet.node(c, "i-3")
+    assert view is not None and view.state in ("draining", "drained") and view.release == "old"
+
+
+def test_a_machine_that_lives_is_not_written_off(pool: Pool) -> None:
+    live = LiveFleet(pool.engine, pool.cloud, "test", "worker", "default")
+    assert not live.gone("i-1")
+    assert "i-1" in pool.serving()
+    del pool.cloud.members["i-1"]
+    assert live.gone("i-1")
+    assert "i-1" not in pool.serving()
+
+
+def test_drive_all_carries_on_what_is_under_way(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    roll = file(pool)
+    monkeypatch.setattr(driver._Background, "cloud", pool.cloud)
+    settings = Settings(env="test")
+    for _ in range(60):
+        driver.drive_all(pool.engine, settings, "s1", wait=True)
+        pool.play()
+    with pool.engine.connect() as c:
+        assert rollouts.get(c, roll).state == "succeeded"
+
+
+def test_an_unknown_roll_is_said_so(pool: Pool) -> None:
+    with pool.engine.connect() as c, pytest.raises(UsageError, match="no roll 77"):
+        rollouts.get(c, 77)
+
+
+def test_a_drain_waits_for_the_tasks_of_the_old_node(pool: Pool) -> None:
+    # Given a roll whose old node runs something
+    roll = file(pool)
+    with pool.engine.begin() as c:
+        c.exec_driver_sql("UPDATE node_heartbeat SET at = now()")
+    import datetime as dt
+
+    from runner.state import transitions
+
+    with pool.engine.begin() as c:
+        transitions.create_run(c, "sluice_heartbeat", dt.datetime(2026, 1, 1, tzinfo=dt.UTC), queue="default")
+        (message,) = transitions.dispatch(c)
+        claim = transitions.claim(c, message.task_instance, message.attempt, node_id="i-1", lease_seconds=300)
+    assert claim is not None
+    # When the roll comes to it
+    for _ in range(10):
+        advance(pool, roll)
+        pool.play()
+    # Then it drains and is not terminated
+    with pool.engine.connect() as c:
+        node = fleet.node(c, "i-1")
+    assert node is not None and node.state == "draining" and node.reason == f"roll {roll} to new"
+    assert pool.cloud.members["i-1"].lifecycle == "InService"
+    # And goes once the task has ended
+    with pool.engine.begin() as c:
+        transitions.finish(c, [transitions.Outcome(claim.task_instance, claim.token, "success")])
+        assert nodes.running(c, "i-1") == 0
+    view, _ = drive(pool, roll)
+    assert view.state == "succeeded"
