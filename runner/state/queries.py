@@ -327,8 +327,8 @@ SELECT (SELECT count(*) FROM dag WHERE active) AS dags,
 FROM (SELECT count(*) FILTER (WHERE state = 'failed') AS failed, count(*) FILTER (WHERE state = 'success') AS success
       FROM dag_run WHERE created_at > now() - interval '24 hours') day,
      (SELECT count(*) AS nodes, count(h.node_id) AS live,
-             coalesce(sum(n.slots) FILTER (WHERE n.role = 'worker' AND n.state = 'ready' AND h.node_id IS NOT NULL), 0)
-                 AS slots
+             coalesce(sum(n.slots) FILTER (WHERE n.role = 'worker' AND n.state IN ('ready', 'draining')
+                                           AND h.node_id IS NOT NULL), 0) AS slots
       FROM node n LEFT JOIN node_heartbeat h
           ON h.node_id = n.node_id AND h.at > now() - make_interval(secs => :fresh)
       WHERE n.state <> 'gone') fleet

@@ -1,11 +1,14 @@
 // What HTML cannot do: times in the viewer's zone, ages that tick, the log that follows, a few keys.
 "use strict";
 (() => {
-  const day = new Intl.DateTimeFormat(undefined, { year: "numeric", month: "2-digit", day: "2-digit" });
-  const full = new Intl.DateTimeFormat(undefined, {
-    year: "numeric", month: "2-digit", day: "2-digit", hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23",
-  });
-  const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" });
+  const two = (n) => String(n).padStart(2, "0");
+
+  function local(at, brief) { // ISO order, in the viewer's zone; `brief` leaves today's date out
+    const date = `${at.getFullYear()}-${two(at.getMonth() + 1)}-${two(at.getDate())}`;
+    const seconds = at.getSeconds() || brief ? `:${two(at.getSeconds())}` : "";
+    const time = `${two(at.getHours())}:${two(at.getMinutes())}${seconds}`;
+    return brief && at.toDateString() === new Date().toDateString() ? time : `${date} ${time}`;
+  }
 
   function duration(s) { // as present.duration on the server
     s = Math.max(s, 0);
@@ -25,10 +28,9 @@
   }
 
   function times(root) {
-    const today = day.format(new Date());
     for (const el of root.querySelectorAll("time[datetime]")) {
       const at = new Date(el.dateTime);
-      const text = "rel" in el.dataset ? relative(at) : day.format(at) === today ? clock.format(at) : full.format(at);
+      const text = "rel" in el.dataset ? relative(at) : local(at, "brief" in el.dataset);
       if (el.textContent !== text) el.textContent = text;
     }
   }
@@ -110,6 +112,7 @@
     }
   });
 
+  document.getElementById("zone").textContent = Intl.DateTimeFormat().resolvedOptions().timeZone;
   refresh();
   setInterval(tick, 1000);
 })();
