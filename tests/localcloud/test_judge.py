@@ -75,6 +75,11 @@ def test_clocks_of_two_machines_are_not_compared() -> None:
     assert judge(lines, [A]).ok
 
 
+def test_a_repetition_on_another_machine_is_not_taken_for_an_overlap() -> None:
+    lines = [entry("start", t=100), entry("end", t=200), entry("start", t=150, machine="other", attempt=2)]
+    assert judge(lines, [A]).summary() == "tasks=1 lost=0 killed=1 overlapped=0 repeated=1"
+
+
 def test_the_lock_line_is_an_overlap() -> None:
     # the first was killed: its end is not known, only the lock saw that it still ran
     lines = [entry("start", t=1), *(entry(e, t=2, pid=11, attempt=2) for e in ("start", "overlap", "end"))]
