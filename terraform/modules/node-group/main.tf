@@ -35,7 +35,10 @@ locals {
     runcmd = [["/opt/sluice/boot"]]
   }
 
-  tags = { Name = var.name, Env = var.env, Role = var.role, Pool = var.pool }
+  tags = merge(
+    { Name = var.name, Env = var.env, Role = var.role },
+    var.pool != "" ? { Pool = var.pool } : {},
+  )
 
   # The agent sends heartbeats while it boots or drains, so the timeout only has to outlast a gap between
   # them. AWS ends the whole wait after 100 timeouts: a fifth more than the drain may take.

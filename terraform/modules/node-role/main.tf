@@ -26,6 +26,12 @@ data "aws_iam_policy_document" "node" {
   }
 
   statement {
+    sid       = "SeeLifecycleHooks"
+    actions   = ["autoscaling:DescribeLifecycleHooks"]
+    resources = ["*"] # AWS knows no narrower resource for it
+  }
+
+  statement {
     sid       = "ReadReleasesAndBundles"
     actions   = ["s3:GetObject"]
     resources = ["${local.bucket_arns.artifacts}/releases/*", "${local.bucket_arns.artifacts}/bundles/*"]
