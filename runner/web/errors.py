@@ -52,8 +52,9 @@ def install(app: FastAPI, templates: Jinja2Templates, *, loopback_only: bool) ->
 
     def answer(request: Request, status: int, message: str, hint: str = "") -> Response:
         path = request.url.path
-        wants_page = "text/html" in request.headers.get("accept", "") and not path.startswith(("/api/", "/health"))
-        if wants_page:
+        # htmx keeps the page and shows the message above it.
+        scripted = "hx-request" in request.headers or path.startswith(("/api/", "/health"))
+        if not scripted and "text/html" in request.headers.get("accept", ""):
             context = {"status": status, "message": message, "hint": hint, "layout": "base.html"}
             html = templates.TemplateResponse(request, "error.html", context, status_code=status)
             return HTMLResponse(html.body, status_code=status)

@@ -46,7 +46,7 @@ def run(settings: Settings) -> int:
         timeout_graceful_shutdown=_GRACE_SECONDS,
     )
     server = _Server(config, context)
-    with listener, _port_file(settings.home / "web.port", port), _signals_end(server):
+    with listener, _signals_end(server), _port_file(settings.home / "web.port", port):
         stop = threading.Event()
         beat = None
         if settings.node_id:
@@ -63,7 +63,7 @@ def run(settings: Settings) -> int:
             if beat:
                 beat.join(timeout=0.5)
         log.info("web.stopped")
-    return 0 if server.started else 1
+    return 0 if server.started or server.told_to_stop else 1
 
 
 class _Server(uvicorn.Server):
@@ -73,6 +73,7 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._context = context
         self._loop: asyncio.AbstractEventLoop | None = None
+        self.told_to_stop = False
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """As uvicorn's, then tell the service manager."""
@@ -84,6 +85,7 @@ class _Server(uvicorn.Server):
         """As uvicorn's, and close the hub."""
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._context.hub.close)
+        self.told_to_stop = True
         super().handle_exit(sig, frame)
 
 
@@ -117,7 +119,7 @@ def _port_file(path: Path, port: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _signals_end(server: uvicorn.Server) -> Iterator[None]:
+def _signals_end(server: _Server) -> Iterator[None]:
     """TERM and INT end the server at any moment, and the process goes on to return 0.
 
     uvicorn listens to signals only while it serves, and raises them again afterwards.
@@ -127,7 +129,7 @@ def _signals_end(server: uvicorn.Server) -> Iterator[None]:
         return
 
     def stop(*_: object) -> None:
-        server.should_exit = True
+        server.told_to_stop = server.should_exit = True
 
     before = {s: signal.signal(s, stop) for s in (signal.SIGTERM, signal.SIGINT)}
     try:

@@ -132,6 +132,18 @@ def test_a_large_run_is_paged_and_folded(client: Client, world: World) -> None:
     assert page(client, f"/runs/{run}?page=4").count('<tr id="t') == 101
 
 
+def test_an_error_never_replaces_the_page_that_is_open(client: Client, world: World) -> None:
+    """A browser gets a page that tells; htmx gets the message, to be shown above the page as it was."""
+    whole = client.get("/runs/99", headers={"Accept": "text/html"})
+    part = client.get("/runs/99", headers={"Accept": "text/html, text/event-stream", "HX-Request": "true"})
+
+    assert (whole.status_code, part.status_code) == (404, 404)
+    assert "no run 99" in whole.text
+    assert "<html" in whole.text
+    assert part.json()["error"] == "no run 99"
+    assert '"noSwap":[204,304,"4xx","5xx"]' in page(client, "/")
+
+
 def test_a_task_is_found_by_its_name(client: Client, world: World) -> None:
     run = world.run()
 

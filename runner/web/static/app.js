@@ -94,7 +94,27 @@
   document.addEventListener("htmx:sse:after:connection", (e) => lamp((e.detail.connection.status ?? 200) < 400));
   document.addEventListener("htmx:sse:error", () => lamp(false));
   document.addEventListener("htmx:sse:close", () => lamp(false));
-  document.addEventListener("htmx:after:swap", refresh);
+
+  // --- what went wrong, above the page that stays as it was; gone with the next answer that is none ---
+  function notice(text) {
+    const el = document.getElementById("notice");
+    el.textContent = text;
+    el.hidden = !text;
+  }
+  document.addEventListener("htmx:response:error", (e) => {
+    const text = e.detail.ctx.text;
+    try {
+      const { error, hint } = JSON.parse(text);
+      notice(hint ? `${error}: ${hint}` : error);
+    } catch {
+      notice(`the server answered ${e.detail.ctx.response.status}`);
+    }
+  });
+  document.addEventListener("htmx:error", () => notice("the server does not answer; this page shows what it last knew"));
+  document.addEventListener("htmx:after:swap", (e) => {
+    if ((e.detail.ctx?.response?.status ?? 200) < 400) notice("");
+    refresh();
+  });
 
   // --- keys: / searches, g then d, r, f goes ---
   let going = 0;
