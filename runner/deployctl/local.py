@@ -11,13 +11,13 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
 from pathlib import Path
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import typer
 
 from runner.deployctl import environment, infra, local_view, output, stacks, terraform
+from runner.deployctl.background import Background
 from runner.deployctl.local_view import OnStep, Step
 from runner.deployctl.operations import CancelledError, StackEvent, StackResult
 from runner.localcloud import engines, machines, node, process
@@ -31,7 +31,18 @@ from runner.storage import Storage
 AWS_SECONDS = 60.0
 NODES_SECONDS = 120.0
 # What the state directory holds; `down` removes this and nothing else.
-_CONTENTS = ("postgres", "valkey", "aws", "machines", "nodes", "cache", "releases", "local.json", ".json.lock")
+_CONTENTS = (
+    "postgres",
+    "valkey",
+    "aws",
+    "machines",
+    "nodes",
+    "cache",
+    "releases",
+    "ledger",
+    "local.json",
+    ".json.lock",
+)
 
 
 T = TypeVar("T")
@@ -111,6 +122,7 @@ class LocalCloud:
                 database_url=self.postgres.create_database("sluice"),
                 warehouse_url=self.postgres.create_database("warehouse"),
                 broker_url=self.valkey.start(),
+                ledger=str(self.directory / "ledger"),
             )
             say("PostgreSQL and Valkey answer")
         return state
@@ -204,7 +216,6 @@ class LocalCloud:
     ) -> list[StackResult]:
         """Apply Terraform stacks (none named: all), with the engines in the place of the data stack's endpoints."""
         state = self.state
-        environ = self.environ()
         found = self.environment
         declared = {v for name in names or ("control",) for v in environment.declared_variables(found.source(name))}
         given: dict[str, Any] = {
@@ -218,7 +229,7 @@ class LocalCloud:
             variables=given,
             on_event=on_event or self._stack_event,
             cancel=self.cancel,
-            environ=environ,
+            environ=self.environ(),
         )
 
     def apply_in_background(self, *names: str, **variables: Any) -> Background[list[StackResult]]:
@@ -260,15 +271,27 @@ class LocalCloud:
         What runs stays when this is interrupted, and the next call goes on. An emulated AWS that has ended has
         forgotten what was in it, so the database that speaks of it is started anew with it.
         """
+        nodes, data = self.launch()
+        try:
+            data.wait()
+        except BaseException:
+            self.cancel.cancel()
+            with contextlib.suppress(BaseException):
+                data.wait()
+            raise
+        return nodes
+
+    def launch(self) -> tuple[list[fleet.NodeView], Background[Any]]:
+        """As up(), but the data stack, whose database takes its time, goes on in a thread that is returned."""
         self.directory.mkdir(parents=True, exist_ok=True)
         with self._alone():
             if self.forgotten():
                 self._say(Step("aws", "the AWS API was not running and has forgotten everything: starting over"))
                 self._take_down(keep=False)
                 self.directory.mkdir(parents=True, exist_ok=True)
-            return self._up()
+            return self._launch()
 
-    def _up(self) -> list[fleet.NodeView]:
+    def _launch(self) -> tuple[list[fleet.NodeView], Background[Any]]:
         threads: list[Background[Any]] = []
 
         def aside(work: Callable[[], T]) -> Background[T]:
@@ -289,14 +312,13 @@ class LocalCloud:
             self.apply("control", "workers")
             published.wait()
             nodes = self.wait_for_nodes()
-            data.wait()
         except BaseException:
             self.cancel.cancel()
             for thread in threads:  # each terraform finishes its step and gives its lock back
                 with contextlib.suppress(BaseException):
                     thread.wait()
             raise
-        return nodes
+        return nodes, data
 
     def _database(self) -> None:
         self.start_engines()
@@ -372,8 +394,8 @@ class LocalCloud:
             yield
 
     @contextlib.contextmanager
-    def _step(self, name: str, text: str) -> Iterator[_Say]:
-        say = _Say(name, self._say)
+    def _step(self, name: str, text: str) -> Iterator[local_view.Say]:
+        say = local_view.Say(name, self._say)
         say(text, done=False)
         try:
             yield say
@@ -392,42 +414,6 @@ class LocalCloud:
         self._say(local_view.step_of(event))
 
 
-class _Say:
-    """Reports on one step, with the seconds since it began; what is said last counts as its end."""
-
-    def __init__(self, name: str, on_step: OnStep) -> None:
-        self._name = name
-        self._on_step = on_step
-        self._began = time.monotonic()
-
-    def __call__(self, text: str, *, done: bool = True, failed: bool = False) -> None:
-        self._on_step(Step(self._name, text, done and not failed, failed, time.monotonic() - self._began))
-
-
-class Background(Generic[T]):
-    """Work in a thread of this process; wait() gives its result or raises its error."""
-
-    def __init__(self, work: Callable[[], T]) -> None:
-        self._result: Future[T] = Future()
-        self._thread = threading.Thread(target=self._run, args=(work,), daemon=True)
-        self._thread.start()
-
-    @property
-    def done(self) -> bool:
-        """Whether it has ended, one way or the other."""
-        return self._result.done()
-
-    def wait(self, seconds: float | None = None) -> T:
-        """Its result. Raises its error, or TimeoutError."""
-        return self._result.result(seconds)
-
-    def _run(self, work: Callable[[], T]) -> None:
-        try:
-            self._result.set_result(work())
-        except BaseException as e:
-            self._result.set_exception(e)
-
-
 def _plain_environ() -> dict[str, str]:
     """The environment of a daemon: nothing in it that would point it at an AWS account or another local cloud."""
     return {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "SLUICE_"))} | {"PYTHONUNBUFFERED": "1"}
@@ -435,11 +421,9 @@ def _plain_environ() -> dict[str, str]:
 
 def _answers(url: str) -> bool:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    try:
-        with opener.open(url, timeout=2):
-            return True
-    except OSError:
-        return False
+    with contextlib.suppress(OSError), opener.open(url, timeout=2):
+        return True
+    return False
 
 
 def _remove(path: Path) -> None:
@@ -481,6 +465,16 @@ def up_command(as_json: JsonOption = False) -> None:
         output.note(f"up: {local_view.hint(cloud.state)}")
     if as_json:
         output.print_json(quick.status().as_json())
+
+
+@app.command("demo")
+def demo_command(
+    task_seconds: Annotated[float, typer.Option(min=0.0, help="How long each load of the pipeline takes.")] = 1.2,
+) -> None:
+    """Bring up the local cloud, run a real pipeline on it, roll every worker meanwhile, add one, and judge."""
+    from runner.deployctl import demo
+
+    raise typer.Exit(demo.run(task_seconds))
 
 
 @app.command("down")

@@ -47,6 +47,18 @@ def step_of(event: StackEvent) -> Step:
     return Step(f"{event.stack} stack", describe(event), event.phase in ENDED and not failed, failed, event.seconds)
 
 
+class Say:
+    """Reports on one step, with the seconds since it began; what is said last counts as its end."""
+
+    def __init__(self, name: str, on_step: OnStep) -> None:
+        self._name = name
+        self._on_step = on_step
+        self._began = time.monotonic()
+
+    def __call__(self, text: str, *, done: bool = True, failed: bool = False) -> None:
+        self._on_step(Step(self._name, text, done and not failed, failed, time.monotonic() - self._began))
+
+
 class Display:
     """A context manager that is also an on_step: one live line per step on a terminal, plain lines anywhere else."""
 

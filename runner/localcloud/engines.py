@@ -192,7 +192,7 @@ class Valkey:
             return self._wait_ready()
         for attempt in range(5):  # a free port may be taken by somebody else before the server binds it
             port = self._port() if attempt == 0 else None
-            port = port if port is not None and _is_free(port) else free_port()
+            port = port if port is not None and is_free(port) else free_port()
             process.write_atomically(self._portfile, str(port))
             argv = [
                 _valkey_binary(),
@@ -249,7 +249,8 @@ def free_port() -> int:
         return int(s.getsockname()[1])
 
 
-def _is_free(port: int) -> bool:
+def is_free(port: int) -> bool:
+    """Whether a server could listen on this port of 127.0.0.1 now."""
     with socket.socket() as s:
         s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

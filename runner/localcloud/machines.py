@@ -26,6 +26,8 @@ from runner.localcloud.node import Host, Node
 from runner.localcloud.releases import Releases
 from runner.settings import SluiceError
 
+_QUIET_SECONDS = 15.0
+
 
 class Machines:
     """Makes what runs on this machine agree with what runs in EC2; tick() is one look."""
@@ -65,13 +67,17 @@ class Machines:
             if (instance is None or not instance.up) and nodes.kill(left):
                 _say(f"{left.name}: gone while nobody looked, its processes are killed")
 
-    def tick(self) -> None:
-        """One look at EC2. Raises botocore's errors: an API that does not answer says nothing about its machines."""
+    def tick(self) -> bool:
+        """One look at EC2; True if machines came or went.
+
+        Raises botocore's errors: an API that does not answer says nothing about its machines.
+        """
         instances = self.cloud.refresh()
         if not self._cleaned:
             self._clean_up(instances)
             self._cleaned = True
         up = {i.id for i in instances.values() if i.up}
+        gone_or_new = self.nodes.keys() ^ up
         for gone in self.nodes.keys() - up:
             state = instances[gone].state if gone in instances else "terminated"
             _say(f"{gone}: {state}")
@@ -84,6 +90,7 @@ class Machines:
         for reclaimed in self.server.notices.due():
             _say(f"{reclaimed}: spot notice has run out")
             self.cloud.terminate(reclaimed)
+        return bool(gone_or_new)
 
     def reboot(self, instance_id: str) -> bool:
         """Reboot a node; False if it is not up."""
@@ -101,18 +108,21 @@ class Machines:
 
 
 def run(machines: Machines, interval: float, stop: threading.Event) -> None:
-    """Look again and again until told to stop."""
+    """Look every interval seconds until told to stop, at longer intervals while nothing happens."""
     failing = False
+    quiet_since = time.monotonic()
     while not stop.is_set():
         began = time.monotonic()
         try:
-            machines.tick()
+            if machines.tick():
+                quiet_since = began
             failing = False
         except (BotoCoreError, ClientError) as e:
             if not failing:
                 _say(f"the AWS API does not answer: {e}")
             failing = True
-        stop.wait(max(0.02, interval - (time.monotonic() - began)))
+        pause = interval if began - quiet_since < _QUIET_SECONDS else interval * 1.5
+        stop.wait(max(0.02, pause - (time.monotonic() - began)))
 
 
 def kill_all(directory: Path) -> int:

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 
 import yaml
 
-from runner.localcloud import process
+from runner.localcloud import engines, process
 from runner.localcloud import state as local_state
 from runner.localcloud.cloud import Cloud
 from runner.localcloud.releases import Releases
@@ -23,6 +23,7 @@ from runner.settings import SluiceError
 
 NODE_ENV = "/etc/sluice/node.env"
 MARKER = "SLUICE_MACHINE"  # in the environment of everything that runs on a node: its directory
+WEB_PORT = 8080
 AGENT_COMMAND = (sys.executable, "-m", "runner.cli", "agent")
 _OFF = "power off"
 _WAIT_SECONDS = 0.3
@@ -139,6 +140,8 @@ class Node:
                 "SLUICE_INSTANCE_ID": self.id,
                 "SLUICE_IMDS_URL": f"{self.host.imds_url}/{self.id}",
                 "SLUICE_RELEASE": release,
+                # All machines share one address here: the first web node gets the port of the documentation.
+                "SLUICE_WEB_PORT": str(WEB_PORT if engines.is_free(WEB_PORT) else engines.free_port()),
                 "PYTHONPATH": str(site),
                 "PYTHONUNBUFFERED": "1",
                 MARKER: str(self.home),

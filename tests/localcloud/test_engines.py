@@ -14,7 +14,7 @@ import psycopg
 import pytest
 import sqlalchemy
 
-from runner.localcloud import process
+from runner.localcloud import engines, process
 from runner.localcloud.engines import Postgres, Valkey
 from runner.settings import SluiceError
 
@@ -87,13 +87,18 @@ def test_a_pid_that_went_to_another_program_does_not_stop_postgres_from_starting
     server = process.read(engine.pidfile)
     assert server is not None
     process.kill_tree(server.pid)
+    stranger_file = home / "stranger.pid"
+    user = engines._unprivileged()  # of the same user, else PostgreSQL can tell by itself
+    stranger = process.start(["sleep", "600"], os.environ, home / "stranger.log", stranger_file, user=user)
     lock = engine.data / "postmaster.pid"
-    lock.write_text(lock.read_text().replace(str(server.pid), str(os.getpid()), 1))
-    # When it is started, then it comes up
+    lock.write_text(lock.read_text().replace(str(server.pid), str(stranger.pid), 1))
+    # When it is started, then it comes up and leaves the other alone
     try:
         psycopg.connect(engine.start()).close()
+        assert stranger.alive()
     finally:
         engine.stop()
+        process.stop(stranger_file, grace=0)
 
 
 def test_a_path_too_long_for_a_socket_works(home: Path) -> None:

@@ -93,11 +93,12 @@ def bench(tmp_path: Path, aws: Any) -> Iterator[Bench]:
 
 
 def test_an_instance_boots_runs_its_own_release_and_dies_with_everything_on_it(
-    bench: Bench, aws: Any, eventually: Callable[..., Any]
+    bench: Bench, aws: Any, eventually: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Given a group of one, whose release is published
     bench.start()
     aws.put_release("abc123")
+    monkeypatch.setattr(node, "WEB_PORT", state.load(bench.home).imds_port)  # somebody has that port already
     aws.group("life")
     (instance,) = aws.instances("life")
     # Then its agent runs that release from the node's own directory, with the user data's settings
@@ -111,6 +112,7 @@ def test_an_instance_boots_runs_its_own_release_and_dies_with_everything_on_it(
     assert env["SLUICE_RELEASE"] == "abc123"
     assert env["AWS_ENDPOINT_URL"] == aws.state.aws_endpoint
     imds = state.load(bench.home).imds_port
+    assert int(env["SLUICE_WEB_PORT"]) not in (0, imds)
     assert env["SLUICE_IMDS_URL"] == f"http://127.0.0.1:{imds}/{instance}"
     # When the instance is terminated
     aws.ec2.terminate_instances(InstanceIds=[instance])
