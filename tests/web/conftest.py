@@ -120,10 +120,12 @@ def serve(settings: Settings) -> Iterator[Client]:
         while not server.started:
             assert thread.is_alive()
             time.sleep(0.005)
-        with Client(app, listener.getsockname()[1]) as client:
-            yield client
-        server.should_exit = True
-        thread.join()
+        try:
+            with Client(app, listener.getsockname()[1]) as client:
+                yield client
+        finally:
+            server.should_exit = True
+            thread.join()
 
 
 @pytest.fixture

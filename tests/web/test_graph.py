@@ -3,7 +3,7 @@ from __future__ import annotations
 import re
 import time
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runner.web import graph
@@ -21,6 +21,7 @@ def dags(draw: st.DrawFn) -> dict[str, list[str]]:
     }
 
 
+@settings(max_examples=40, deadline=None)
 @given(dags())
 def test_every_task_is_drawn_once_and_lines_go_forward(upstream: dict[str, list[str]]) -> None:
     drawing = graph.draw(upstream, dict.fromkeys(upstream, "success"))

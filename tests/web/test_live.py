@@ -101,9 +101,9 @@ def test_pages_that_nothing_concerns_cost_nothing(engine: Engine, world: World) 
         task = asyncio.create_task(hub.run())
         with contextlib.ExitStack() as stack:
             idle = [stack.enter_context(hub.subscribe(frozenset({f"run:{i}"}))) for i in range(pages)]
-            await asyncio.sleep(0.3)
+            await asyncio.sleep(0.15)
             asked.clear()
-            await asyncio.sleep(0.4)
+            await asyncio.sleep(0.3)
             n = len(asked)
             woken = [s for s in idle if s.pending]
         hub.close()

@@ -86,6 +86,8 @@ def test_the_process_serves_streams_and_ends_when_told(
     with engine.begin() as c:
         nodes.cordon(c, "w1", reason="roll", by="ana", deadline_seconds=60)
     wait(lambda: _state(engine) == "drained")
+    world.sql("DELETE FROM node WHERE node_id = 'w1'")
+    wait(lambda: _state(engine) == "ready")  # it registered again
 
     with httpx.Client(base_url=base) as idle:
         assert idle.get("/health").status_code == 200
@@ -118,15 +120,6 @@ def test_a_taken_port_is_one_clear_line(settings: Settings) -> None:
         with pytest.raises(SluiceError, match=f"cannot listen on 127.0.0.1:{port}") as caught:
             main.run(settings.model_copy(update={"web_port": port}))
     assert "SLUICE_WEB_PORT" in caught.value.hint
-
-
-def test_a_node_whose_row_was_removed_registers_again(
-    process: subprocess.Popen[bytes], settings: Settings, world: World, engine: Engine
-) -> None:
-    wait(lambda: _state(engine) == "ready")
-    world.sql("DELETE FROM node WHERE node_id = 'w1'")
-
-    wait(lambda: _state(engine) == "ready")
 
 
 def _answers(base: str) -> bool:
