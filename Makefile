@@ -34,7 +34,7 @@ test: $(STAMP) ## all tests, on real engines
 	@$(BIN)/pytest $(ARGS)
 
 lint: $(STAMP) ## format, lint, types, terraform fmt and validate
-	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy
+	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/python terraform/lint.py
 
 format: $(STAMP) ## rewrite the sources as `make lint` wants them
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .

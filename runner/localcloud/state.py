@@ -28,6 +28,7 @@ class LocalState:
     database_url: str = ""
     broker_url: str = ""
     warehouse_url: str = ""
+    ledger: str = ""
     imds_port: int = 0
     release: str = ""
     env: str = ENV
@@ -70,6 +71,8 @@ class LocalState:
             "SLUICE_ARTIFACTS_URL": self.artifacts_url,
             "SLUICE_STORAGE_URL": self.storage_url,
             "SLUICE_CONN_WAREHOUSE": self.warehouse_url,
+            # Where the example pipelines record what they really ran.
+            "SLUICE_LEDGER": self.ledger,
         }
         return {name: value for name, value in wanted.items() if value}
 

@@ -36,6 +36,10 @@ class Drain:
             log.info("orders changed", action="drain", node_state=orders.state, reason=orders.reason)
         self._wanted = wanted
 
+    def pause(self) -> None:
+        """Stop consuming until the next heartbeat brings orders: a claim was refused because the node is not ready."""
+        self._wanted = False
+
     def look(self, consumer: Any) -> None:
         """Bring Celery's consumers in line with the orders. Runs in the consumer's event loop."""
         if self._wanted and not self.consuming.is_set():

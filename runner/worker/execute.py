@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,13 +75,20 @@ class Executor:
     """Claims attempts and runs them; called by as many threads as the node has slots."""
 
     def __init__(
-        self, settings: Settings, engine: Engine, children: Children, finisher: Finisher, shipper: LogShipper
+        self,
+        settings: Settings,
+        engine: Engine,
+        children: Children,
+        finisher: Finisher,
+        shipper: LogShipper,
+        refused: Callable[[], None],
     ) -> None:
         self._settings = settings
         self._engine = engine
         self._children = children
         self._finisher = finisher
         self._shipper = shipper
+        self._refused = refused
         self._logs = settings.home / "log" / "tasks"
         self._logs.mkdir(parents=True, exist_ok=True)
         self.attempts = Attempts()
@@ -123,8 +131,10 @@ class Executor:
 
     def _release_if_draining(self, task_instance: int, attempt_number: int) -> None:
         with self._engine.begin() as connection:
-            if not nodes.is_ready(connection, self._settings.node_id):
-                transitions.release(connection, task_instance, attempt_number)
+            if nodes.is_ready(connection, self._settings.node_id):
+                return
+            transitions.release(connection, task_instance, attempt_number)
+        self._refused()  # stop consuming now, or this worker may get the same task again and again until it is told
 
     def _run(self, attempt: Attempt) -> Outcome:
         claim = attempt.claim

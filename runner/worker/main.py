@@ -47,9 +47,11 @@ class Worker:
         self.shipper = LogShipper(Storage.open(settings.storage_url))
         self.children = Children(self._fetch, settings.home / "bundles.log")
         self.finisher = Finisher(self.engine, Doorbell(self.celery), settings.home / "spool")
-        self.executor = Executor(settings, self.engine, self.children, self.finisher, self.shipper)
         self.queues = [*settings.queue_list, nodes.queue_of(settings.node_id)]
         self.drain = Drain(self.queues)
+        self.executor = Executor(
+            settings, self.engine, self.children, self.finisher, self.shipper, refused=self.drain.pause
+        )
         self.heartbeat = Heartbeat(settings, self.engine, self.executor.attempts, self.register, self.obey)
         self._idle_looks = 0
 

@@ -58,7 +58,7 @@ def test_the_bundle_is_valid_and_has_hundreds_of_tasks() -> None:
     assert set(specs) == {"temperatures", "temperature_of_the_hour", "hello"}
     tasks = {t.task_id: t for t in specs["temperatures"].tasks}
     assert len(tasks) == 1 + 2 + 2 * 365 + 1
-    assert tasks["load_sf_2010-12-31"].queue == "cpu" and tasks["load_seattle_2010-01-01"].queue == "default"
+    assert tasks["load_sf_2010-01-31"].queue == "cpu" and tasks["load_seattle_2010-01-01"].queue == "default"
     assert tasks["load_sf_2010-12-31"].upstream == ("split_sf",)
     assert len(tasks["check"].upstream) == 2 + 730 and tasks["check"].inputs == ("split_seattle", "split_sf")
     assert len(specs["hello"].tasks) == 4

@@ -293,3 +293,22 @@ def test_an_emptied_broker_loses_nothing(busy: Fleet) -> None:
 
     busy.wait(resend, dispatching=True)
     assert sorted(x["i"] for x in busy.out("small")) == list(range(40))
+
+
+def test_a_draining_worker_hands_messages_back_without_fetching_them_again_and_again(busy: Fleet) -> None:
+    # Given a worker whose heartbeat is slow to bring orders, and another one
+    busy.processes[0].terminate()
+    busy.processes[0].wait(15)
+    busy.worker(heartbeat_seconds="3", lease_seconds="30")
+    busy.ready()
+    busy.wait(lambda: busy.one("SELECT count(*) FROM node_heartbeat WHERE at > now() - interval '1 second'"))
+    busy.worker("n2")
+    busy.ready("n2")
+    with busy.engine.begin() as c:
+        nodes.cordon(c, "n1", reason="test", by="test", deadline_seconds=60)
+    # When tasks are dispatched before the first one knows that it drains
+    run = busy.run("wide")
+    busy.wait(lambda: busy.state(run) == "success", dispatching=True)
+    # Then each was refused a few times at most, and none was lost
+    assert busy.one("SELECT max(attempt) FROM task_instance WHERE run_id = :r", r=run) <= 4
+    assert sorted(x["i"] for x in busy.out("small")) == list(range(40))

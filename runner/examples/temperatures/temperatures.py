@@ -18,7 +18,7 @@ from runner.authoring import Context, dag, task
 from runner.storage import Storage
 
 DAYS = [dt.date(source.YEAR, 1, 1) + dt.timedelta(days=n) for n in range(365)]
-QUEUES = {"seattle": "default", "sf": "cpu"}
+CITIES = ("seattle", "sf")
 
 
 def key_of(run_id: str, city: str, day: str) -> str:
@@ -93,11 +93,12 @@ def temperatures() -> None:
     """Hourly temperatures of two cities, one file and one load per city and day."""
     ready = prepare()
     splits, loads = [], []
-    for city, queue in QUEUES.items():
-        files = split.override(task_id=f"split_{city}", queue=queue)(city)
+    for city in CITIES:
+        files = split.override(task_id=f"split_{city}", queue="cpu")(city)
         ready >> files
         splits.append(files)
         for day in DAYS:
+            queue = "cpu" if city == "sf" and day.month <= 4 else "default"
             one = load.override(task_id=f"load_{city}_{day}", queue=queue)(city, day.isoformat())
             files >> one
             loads.append(one)
