@@ -27,6 +27,7 @@ from runner.state import rollouts
 
 ROLE = "worker"
 _POLL_SECONDS = 0.5
+_DRIVE_POLL_SECONDS = 0.2
 
 
 def roll(
@@ -177,7 +178,7 @@ def _follow(c: Client, ids: Sequence[int], *, drive: bool, as_json: bool) -> Non
         with _driving(c, ids, drive) as carry_on, Watch(c, ids, quiet=as_json) as watch:
             while watch.look():
                 carry_on()
-                time.sleep(_POLL_SECONDS)
+                time.sleep(_DRIVE_POLL_SECONDS if drive else _POLL_SECONDS)
     except KeyboardInterrupt:
         who = "a scheduler carries it on" if drive else "it goes on"
         output.note(f"roll {numbers}: {who} without this terminal; watch it again with {again}")

@@ -10,8 +10,6 @@ import time
 import uuid
 from pathlib import Path
 
-from runner.state import db, nodes
-
 home = Path(os.environ["SLUICE_HOME"])
 node_id, role = os.environ["SLUICE_NODE_ID"], sys.argv[1]
 
@@ -25,6 +23,8 @@ with (home / "starts").open("a") as starts:
     starts.write(f"{os.getpid()}\n")
 if (home / "refuse").exists():
     sys.exit(3)
+from runner.state import db, nodes  # noqa: E402  a service that refuses does so quickly
+
 signal.signal(signal.SIGTERM, stop)
 engine = db.connect(os.environ["SLUICE_DATABASE_URL"], pool_size=1)
 info = nodes.NodeInfo(node_id, role, "default", "r1", uuid.uuid4().hex, slots=1, queues=("default",))

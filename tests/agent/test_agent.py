@@ -132,9 +132,9 @@ def test_a_service_that_never_gets_ready_gives_the_instance_back(
 def test_termination_waits_for_the_task_while_the_hook_is_kept_open(
     cloud_node: Node, aws: Aws, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Given an instance in service with a task, and a terminate hook that lasts 3 s without heartbeats
+    # Given an instance in service with a task, and a terminate hook that lasts 2 s without heartbeats
     monkeypatch.setattr("runner.agent.lifecycle._LONGEST_BEAT_SECONDS", 0.5)
-    aws.set_terminate_timeout(3.0)
+    aws.set_terminate_timeout(2.0)
     cloud_node.until(lambda: aws.state == "InService")
     claim = cloud_node.lease()
     # When the group terminates it
@@ -142,7 +142,7 @@ def test_termination_waits_for_the_task_while_the_hook_is_kept_open(
     assert aws.state == "Terminating:Wait"
     cloud_node.until(lambda: cloud_node.state == "draining")
     # Then it waits longer than the hook lasts without heartbeats
-    until = time.monotonic() + 4
+    until = time.monotonic() + 2.7
     while time.monotonic() < until:
         cloud_node.agent.turn()
         time.sleep(0.2)
@@ -161,10 +161,10 @@ def test_a_spot_notice_drains_at_once_and_hands_on_what_does_not_end_in_time(
     monkeypatch.setattr(main, "SPOT_MARGIN_SECONDS", 1.0)
     cloud_node.until(lambda: aws.state == "InService")
     cloud_node.lease()
-    aws.server.notices.post(aws.instance, "terminate", 4.0)
+    aws.server.notices.post(aws.instance, "terminate", 3.0)
     cloud_node.until(lambda: cloud_node.state == "draining", 2.0)
     row = cloud_node.row()
-    assert row is not None and row.reason == "spot interruption" and 0 < (row.seconds_left or 0) < 3
+    assert row is not None and row.reason == "spot interruption" and 0 < (row.seconds_left or 0) < 2
     cloud_node.until(lambda: cloud_node.state == "drained", 5.0)
     assert cloud_node.task() == ("ready", 1, 0)
 
