@@ -198,7 +198,7 @@ def _move(
         "by": by,
         "seconds": seconds,
     }
-    moved = connection.execute(_MOVE, values).scalar_one() > 0
+    moved: bool = connection.execute(_MOVE, values).scalar_one() > 0
     if moved:
         notify(connection)
     return moved

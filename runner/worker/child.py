@@ -51,8 +51,8 @@ def warm_parent(bundle: Path, control: socket.socket, parent: int) -> None:
     signal.signal(signal.SIGCHLD, lambda *_: None)
     children: set[int] = set()
     while True:
-        ready: list[Any]
-        ready, _, _ = select.select([control, wake_read], [], [])
+        watched: list[Any] = [control, wake_read]
+        ready, _, _ = select.select(watched, [], [])
         if wake_read in ready:
             os.read(wake_read, 4096)
             _reap(control, children)

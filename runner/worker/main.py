@@ -8,7 +8,7 @@ import uuid
 from pathlib import Path
 
 import structlog
-from kombu import Queue
+from kombu.entity import Queue
 from sqlalchemy import Engine
 
 from runner import bundle
