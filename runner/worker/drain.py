@@ -6,6 +6,7 @@ heartbeat was told. The gate itself is in the database: a message that still arr
 
 from __future__ import annotations
 
+import os
 import threading
 from typing import Any
 
@@ -39,6 +40,7 @@ class Drain:
     def pause(self) -> None:
         """Stop consuming until the next heartbeat brings orders: a claim was refused because the node is not ready."""
         self._wanted = False
+        os.eventfd_write(SLOT_FREE, 1)
 
     def look(self, consumer: Any) -> None:
         """Bring Celery's consumers in line with the orders. Runs in the consumer's event loop."""
@@ -60,13 +62,17 @@ class Drain:
 def boot_step(drain: Drain) -> type[bootsteps.StartStopStep]:
     """The step that ties a `Drain` to a Celery consumer, again after each reconnect."""
 
+    def woken(consumer: Any) -> None:
+        forget()
+        drain.look(consumer)
+
     class DrainStep(bootsteps.StartStopStep):  # type: ignore[misc]
         requires = ("celery.worker.consumer.tasks:Tasks",)
 
         def start(self, consumer: Any) -> None:
             drain.consuming.set()  # a (re)connected consumer starts with its queues
             drain.look(consumer)
-            consumer.hub.add_reader(SLOT_FREE, forget)
+            consumer.hub.add_reader(SLOT_FREE, woken, consumer)
             self._timer = consumer.timer.call_repeatedly(LOOK_SECONDS, drain.look, args=(consumer,))
 
         def stop(self, consumer: Any) -> None:
