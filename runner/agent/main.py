@@ -22,7 +22,7 @@ from runner.agent.lifecycle import Lifecycle
 from runner.agent.metadata import Metadata
 from runner.agent.service import Service
 from runner.settings import Settings
-from runner.state import db, fleet, nodes, transitions
+from runner.state import db, nodes, queries, transitions
 
 log = structlog.get_logger("agent")
 
@@ -116,7 +116,7 @@ class Agent:
         alive = self.service.alive()
         try:
             with self.engine.connect() as connection:
-                row = fleet.node(connection, self.node_id)
+                row = queries.node(connection, self.node_id)
             self._quiet.discard("database")
         except SQLAlchemyError as e:
             self._once("database", _first_line(e))
@@ -130,10 +130,10 @@ class Agent:
             role=self.settings.role,
             node=row.state if row else "",
             alive=alive,
-            ready=row is not None and row.state == "ready" and row.fresh(),
+            ready=row is not None and row.state == "ready" and row.live,
             leases=row.running if row else 0,
             seconds_left=left,
-            drain_age=row.changed if row else 0.0,
+            drain_age=row.changed_seconds if row else 0.0,
             terminating=self._terminating,
             spot=self._spot_end is not None,
             launching=bool(self._launching),

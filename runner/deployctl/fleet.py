@@ -8,7 +8,7 @@ import typer
 
 from runner.deployctl import client, output
 from runner.settings import RefusedError, UsageError
-from runner.state import fleet, nodes, queries
+from runner.state import nodes, queries
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -29,7 +29,7 @@ def status(
         return
     now = dt.datetime.now(dt.UTC)
     output.print_table(
-        ("node", "role", "pool", "state", "release", "#tasks", "#slots", "#heard s ago", "age", "why"),
+        ("node", "role", "pool", "state", "release", "#tasks", "?~why", "?#heard s ago", "?#slots", "?age"),
         (
             (
                 n.node_id,
@@ -38,10 +38,10 @@ def status(
                 n.state if n.live or n.state == "drained" else f"{n.state}, silent",
                 n.release,
                 n.running,
-                n.slots or "",
-                "never" if n.heartbeat_age_seconds is None else f"{n.heartbeat_age_seconds:.1f}",
-                output.duration((now - n.registered_at).total_seconds()),
                 f"{n.reason}, by {n.requested_by}" if n.state in ("draining", "drained") and n.reason else "",
+                "never" if n.heartbeat_age_seconds is None else f"{n.heartbeat_age_seconds:.1f}",
+                n.slots or "",
+                output.duration((now - n.registered_at).total_seconds()),
             )
             for n in found
         ),
@@ -59,10 +59,10 @@ def drain(
     with client.connect(env) as c, c.engine.begin() as connection:
         seconds = float(deadline or c.settings.drain_seconds)
         if nodes.cordon(connection, node, reason=reason, by=client.who(), deadline_seconds=seconds):
-            view = _known(fleet.node(connection, node), node, env)
+            view = _known(queries.node(connection, node), node, env)
             output.note(f"{node} drains: {view.running} tasks have {output.duration(seconds)} to end")
             return
-        view = _known(fleet.node(connection, node), node, env)
+        view = _known(queries.node(connection, node), node, env)
         output.note(f"{node} is {view.state} already ({view.reason or 'no reason given'})")
 
 
@@ -76,13 +76,13 @@ def undrain(
         if nodes.uncordon(connection, node, by=client.who()):
             output.note(f"{node} takes tasks again")
             return
-        view = _known(fleet.node(connection, node), node, env)
+        view = _known(queries.node(connection, node), node, env)
         if view.state == "drained":
             raise RefusedError(f"{node} is drained and its service stopped", "terminate it; its group brings another")
         output.note(f"{node} does not drain: it is {view.state}")
 
 
-def _known(view: fleet.NodeView | None, node: str, env: str) -> fleet.NodeView:
+def _known(view: queries.NodeRow | None, node: str, env: str) -> queries.NodeRow:
     if view is None or view.state == "gone":
         raise UsageError(
             f"{env} has no node {node!r}" + (" any more" if view else ""),

@@ -25,7 +25,7 @@ from runner.localcloud import state as local_state
 from runner.localcloud.state import ENV, LocalState
 from runner.rollout import release as releases
 from runner.settings import SluiceError
-from runner.state import db, fleet, migrate
+from runner.state import db, migrate, queries
 from runner.storage import Storage
 
 AWS_SECONDS = 60.0
@@ -236,7 +236,7 @@ class LocalCloud:
         """As apply(), in a thread of this process."""
         return Background(lambda: self.apply(*names, **variables))
 
-    def wait_for_nodes(self, seconds: float = NODES_SECONDS) -> list[fleet.NodeView]:
+    def wait_for_nodes(self, seconds: float = NODES_SECONDS) -> list[queries.NodeRow]:
         """Wait until every group has as many registered nodes with a heartbeat as it wants; returns the nodes.
 
         Raises SluiceError naming the first machine that is not there, with the last line of its console.
@@ -251,7 +251,8 @@ class LocalCloud:
                     members = [i["InstanceId"] for g in groups for i in g["Instances"]]
                     wanted = sum(g["DesiredCapacity"] for g in groups)
                     with engine.connect() as connection:
-                        up = [n for n in fleet.nodes(connection) if n.state == "ready" and n.fresh(10.0)]
+                        nodes = queries.fleet(connection, fresh_seconds=10.0)
+                    up = [n for n in nodes if n.state == "ready" and n.live]
                     there = {n.instance_id for n in up}
                     if wanted and len(there.intersection(members)) >= wanted:
                         say(f"{len(up)} nodes are up")
@@ -265,7 +266,7 @@ class LocalCloud:
 
     # The whole
 
-    def up(self) -> list[fleet.NodeView]:
+    def up(self) -> list[queries.NodeRow]:
         """Bring up everything that is not up yet, in the quickest order; returns the nodes.
 
         What runs stays when this is interrupted, and the next call goes on. An emulated AWS that has ended has
@@ -281,7 +282,7 @@ class LocalCloud:
             raise
         return nodes
 
-    def launch(self) -> tuple[list[fleet.NodeView], Background[Any]]:
+    def launch(self) -> tuple[list[queries.NodeRow], Background[Any]]:
         """As up(), but the data stack, whose database takes its time, goes on in a thread that is returned."""
         self.directory.mkdir(parents=True, exist_ok=True)
         with self._alone():
@@ -291,7 +292,7 @@ class LocalCloud:
                 self.directory.mkdir(parents=True, exist_ok=True)
             return self._launch()
 
-    def _launch(self) -> tuple[list[fleet.NodeView], Background[Any]]:
+    def _launch(self) -> tuple[list[queries.NodeRow], Background[Any]]:
         threads: list[Background[Any]] = []
 
         def aside(work: Callable[[], T]) -> Background[T]:
@@ -348,7 +349,7 @@ class LocalCloud:
                     _remove(self.directory / name)
             say(f"stopped; {killed} node processes ended{'' if keep else ', state removed'}")
 
-    def healthy(self) -> list[fleet.NodeView]:
+    def healthy(self) -> list[queries.NodeRow]:
         """The nodes, if all daemons run and every stack has been applied and every node is there; else none."""
         if not self.started() or not self.state.release:
             return []
@@ -363,12 +364,12 @@ class LocalCloud:
     def status(self) -> local_view.Status:
         """Daemons, endpoints and nodes. Raises SluiceError if there is no local cloud."""
         state = local_state.load(self.directory)
-        found: list[fleet.NodeView] = []
+        found: list[queries.NodeRow] = []
         if process.alive(self.postgres.pidfile) and state.database_url:
             engine = db.connect(state.database_url, pool_size=1)
             # A database that has no schema yet has no nodes either.
             with contextlib.suppress(Exception), engine.connect() as connection:
-                found = fleet.nodes(connection)
+                found = queries.fleet(connection)
             engine.dispose()
         return local_view.Status(self.directory, state, self.daemons(), local_view.machines(self.directory, found))
 

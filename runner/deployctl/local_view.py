@@ -22,7 +22,7 @@ from runner.deployctl.operations import ENDED, StackEvent
 from runner.deployctl.progress import describe
 from runner.localcloud import node, process
 from runner.localcloud.state import LocalState
-from runner.state.fleet import NodeView
+from runner.state.queries import NodeRow
 
 _FAILED = ("failed", "cancelled", "skipped")
 
@@ -160,9 +160,9 @@ class Status:
         }
 
 
-def machines(directory: Path, nodes: Sequence[NodeView]) -> list[Machine]:
+def machines(directory: Path, nodes: Sequence[NodeRow]) -> list[Machine]:
     """The machines that have a directory and are not dead, with what the database knows of them."""
-    known: Mapping[str, NodeView] = {n.instance_id: n for n in nodes}
+    known: Mapping[str, NodeRow] = {n.instance_id: n for n in nodes}
     found = []
     home = directory / "nodes"
     for path in sorted(home.iterdir()) if home.is_dir() else []:
@@ -179,7 +179,7 @@ def machines(directory: Path, nodes: Sequence[NodeView]) -> list[Machine]:
                 view.state if view else "booting",
                 view.release if view else "",
                 view.running if view else 0,
-                view.heartbeat_age if view else None,
+                view.heartbeat_age_seconds if view else None,
                 node.last_words(path),
             )
         )
@@ -196,7 +196,7 @@ def show(status: Status) -> None:
         age = "-" if m.heartbeat_age is None else f"{m.heartbeat_age:.1f} s"
         rows.append((m.instance, m.role, m.pool, m.state, m.release, m.running, age))
     if rows:
-        output.print_table(["instance", "role", "pool", "state", "release", "#tasks", "#heartbeat"], rows)
+        output.print_table(["instance", "role", "pool", "state", "release", "?#tasks", "?#heartbeat"], rows)
     for m in status.machines:
         if not m.role:
             output.note(f"{m.instance} is booting: {m.console}")

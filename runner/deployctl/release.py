@@ -51,11 +51,11 @@ def list_(
     as_json: bool = typer.Option(False, "--json", help="Print the result as JSON."),
 ) -> None:
     """The releases of an environment, newest first, and how many nodes run each."""
-    from runner.state import fleet
+    from runner.state import queries
 
     with client.connect(env) as c, c.engine.connect() as connection:
         found = rollouts.releases(connection, limit)
-        nodes = [n.release for n in fleet.nodes(connection)]
+        nodes = [n.release for n in queries.fleet(connection)]
     if as_json:
         output.print_json([{**vars(r), "nodes": nodes.count(r.id)} for r in found])
         return
@@ -63,16 +63,16 @@ def list_(
         output.note(f"no release in {env} yet: `deployctl release build --env {env}` publishes one")
         return
     output.print_table(
-        ("release", "label", "commit", "built", "by", "#MB", "#nodes"),
+        ("release", "~label", "built", "#nodes", "?by", "?commit", "?#MB"),
         (
             (
                 r.id,
                 r.label,
-                r.git_commit[:10] + ("+" if r.git_commit.endswith("+") else ""),
                 f"{r.created_at.astimezone():%Y-%m-%d %H:%M:%S}",
-                r.created_by,
-                f"{r.size / 1e6:.1f}",
                 nodes.count(r.id),
+                r.created_by,
+                r.git_commit[:10] + ("+" if r.git_commit.endswith("+") else ""),
+                f"{r.size / 1e6:.1f}",
             )
             for r in found
         ),

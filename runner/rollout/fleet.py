@@ -11,7 +11,7 @@ from runner.rollout.cloud import Cloud, group_name
 from runner.rollout.facts import Facts, Group, NodeFact
 from runner.rollout.gate import RunState
 from runner.settings import SluiceError
-from runner.state import fleet, nodes, transitions
+from runner.state import nodes, queries, transitions
 
 HEARTBEAT_DAG = "sluice_heartbeat"
 
@@ -30,8 +30,8 @@ class LiveFleet:
         """The group first, then the nodes: a node that registers in between is seen without its machine, and waits."""
         group = self.cloud.group(self.name)
         with self.engine.connect() as connection:
-            rows = fleet.nodes(connection, role=self.role, pools=[self.pool])
-        found = tuple(NodeFact(n.node_id, n.instance_id, n.state, n.release, n.fresh(), n.running) for n in rows)
+            rows = queries.fleet(connection, role=self.role, pools=[self.pool])
+        found = tuple(NodeFact(n.node_id, n.instance_id, n.state, n.release, n.live, n.running) for n in rows)
         return Facts(self.role, self.pool, group, found)
 
     def group(self) -> Group:

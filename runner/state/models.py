@@ -154,6 +154,7 @@ class DagRun(Base):
         _one_of("state", RUN_STATES),
         Index("ix_dag_run_recent", "created_at"),
         Index("ix_dag_run_running", "id", postgresql_where=text("state = 'running'")),
+        Index("ix_dag_run_failed", "id", postgresql_where=text("state = 'failed'")),
     )
 
 
@@ -241,7 +242,7 @@ class Event(Base):
     attempt: Mapped[int | None]
     node_id: Mapped[str | None]
     detail: Mapped[str | None]
-    __table_args__ = (Index("ix_event_run", "run_id", postgresql_where=text("run_id IS NOT NULL")),)
+    __table_args__ = (Index("ix_event_run", "run_id", "subject", postgresql_where=text("run_id IS NOT NULL")),)
 
 
 class Node(Base):

@@ -163,8 +163,10 @@ def runs(
 ) -> list[RunRow]:
     """The last runs, newest first; of one DAG ordered by logical date. `before_id` is the last id of the page
     before."""
-    # The state goes in as a literal of the statement so that the partial index on running runs can serve it.
-    clause = "" if state is None else "AND state = 'running'" if state == "running" else "AND state = :state"
+    # As a literal of the statement, so that a partial index can serve it; almost every run is a success.
+    clause = {None: "", "running": "AND state = 'running'", "failed": "AND state = 'failed'"}.get(
+        state, "AND state = :state"
+    )
     statement = text((_RUNS if dag_id is None else _RUNS_OF_DAG).format(state=clause))
     values = {"dag_id": dag_id, "state": state, "limit": limit, "before": before_id}
     used = {k: v for k, v in values.items() if f":{k}" in statement.text}
@@ -271,17 +273,23 @@ def last_event_id(connection: Connection) -> int:
 
 # --- fleet ----------------------------------------------------------------------------------------------------
 
-_FLEET = text("""
-SELECT n.node_id, n.role, n.pool, n.state, n.reason, n.requested_by, n.deadline_at, n.release, n.slots, n.queues,
-       coalesce(r.running, 0) AS running,
+# Ages are measured by the database's clock, so they hold on a machine whose own clock is wrong.
+_NODE_SELECT = """
+SELECT n.node_id, n.role, n.pool, n.state, n.reason, n.requested_by, n.deadline_at,
+       CAST(extract(epoch FROM n.deadline_at - clock_timestamp()) AS float) AS seconds_left,
+       n.release, n.slots, n.queues,
+       (SELECT count(*) FROM task_instance t WHERE t.state = 'running' AND t.node_id = n.node_id) AS running,
        CAST(extract(epoch FROM clock_timestamp() - h.at) AS float) AS heartbeat_age_seconds,
-       coalesce(h.at > now() - make_interval(secs => :fresh), false) AS live,
-       n.instance_id, n.address, n.registered_at, n.changed_at
-FROM node n
-LEFT JOIN node_heartbeat h USING (node_id)
-LEFT JOIN (SELECT node_id, count(*) AS running FROM task_instance WHERE state = 'running' GROUP BY node_id) r
-    USING (node_id)
-WHERE n.state <> 'gone'
+       coalesce(h.at > clock_timestamp() - make_interval(secs => :fresh), false) AS live,
+       n.instance_id, n.address, n.registered_at, n.changed_at,
+       CAST(extract(epoch FROM clock_timestamp() - n.changed_at) AS float) AS changed_seconds
+FROM node n LEFT JOIN node_heartbeat h USING (node_id)
+"""
+_NODE = text(f"{_NODE_SELECT} WHERE n.node_id = :node_id")
+_FLEET = text(f"""
+{_NODE_SELECT}
+WHERE n.state <> 'gone' AND (CAST(:role AS text) IS NULL OR n.role = :role)
+  AND (CAST(:pools AS text[]) IS NULL OR n.pool = ANY (CAST(:pools AS text[])))
 ORDER BY array_position(ARRAY['scheduler', 'web', 'worker'], n.role), n.pool, n.registered_at, n.node_id
 """)
 # The queues of single nodes (node.<id>) are shown only while something is on them.
@@ -335,9 +343,25 @@ FROM (SELECT count(*) FILTER (WHERE state = 'failed') AS failed, count(*) FILTER
 """)
 
 
-def fleet(connection: Connection, *, fresh_seconds: float = FRESH_SECONDS) -> list[NodeRow]:
-    """All nodes that are not gone: schedulers, web, then workers by pool."""
-    return [NodeRow(**row) for row in connection.execute(_FLEET, {"fresh": fresh_seconds}).mappings()]
+def node(connection: Connection, node_id: str, *, fresh_seconds: float = FRESH_SECONDS) -> NodeRow | None:
+    """One node, also one that is gone; None if it never registered."""
+    row = connection.execute(_NODE, {"node_id": node_id, "fresh": fresh_seconds}).mappings().one_or_none()
+    return NodeRow(**row) if row else None
+
+
+def fleet(
+    connection: Connection,
+    *,
+    role: str | None = None,
+    pools: Sequence[str] | None = None,
+    fresh_seconds: float = FRESH_SECONDS,
+) -> list[NodeRow]:
+    """The nodes that are not gone, of a role and of these pools: schedulers, web, then workers by pool, oldest first.
+
+    A node that was heard of within `fresh_seconds` counts as live.
+    """
+    values = {"role": role, "pools": list(pools) if pools is not None else None, "fresh": fresh_seconds}
+    return [NodeRow(**row) for row in connection.execute(_FLEET, values).mappings()]
 
 
 def queues(connection: Connection, *, fresh_seconds: float = FRESH_SECONDS) -> list[QueueRow]:

@@ -138,7 +138,7 @@ class TaskDetail(TaskRow):
 
 @dataclass(frozen=True)
 class NodeRow:
-    """A node of the fleet that is not gone. `live` says that it was heard of lately."""
+    """A node of the fleet. `live` says that it was heard of lately."""
 
     node_id: str
     role: str
@@ -147,16 +147,18 @@ class NodeRow:
     reason: str | None
     requested_by: str | None
     deadline_at: dt.datetime | None
+    seconds_left: float | None  # until the end of its drain
     release: str
     slots: int
     queues: list[str]
     running: int
-    heartbeat_age_seconds: float | None
+    heartbeat_age_seconds: float | None  # None before the first
     live: bool
     instance_id: str
     address: str
     registered_at: dt.datetime
     changed_at: dt.datetime
+    changed_seconds: float  # since changed_at
 
 
 @dataclass(frozen=True)

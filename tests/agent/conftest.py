@@ -24,7 +24,7 @@ from runner.localcloud.engines import free_port
 from runner.localcloud.metadata import Server
 from runner.localcloud.state import LocalState
 from runner.settings import Settings
-from runner.state import bundles, fleet, nodes, transitions
+from runner.state import bundles, nodes, queries, transitions
 
 STUB = Path(__file__).with_name("stub_service.py")
 CLOCK_RATE = 30  # hooks run out so many times faster than they say
@@ -165,9 +165,9 @@ class Node:
         argv = [sys.executable, str(STUB), self.settings.role]
         return Service(argv, env, self.home / "log" / "stub.log", self.home / "stub.pid")
 
-    def row(self) -> fleet.NodeView | None:
+    def row(self) -> queries.NodeRow | None:
         with self.engine.connect() as c:
-            return fleet.node(c, self.settings.node_id)
+            return queries.node(c, self.settings.node_id)
 
     @property
     def state(self) -> str:

@@ -20,7 +20,7 @@ from runner.deployctl.watch import Watch
 from runner.localcloud import state as local_state
 from runner.localcloud.state import LocalState
 from runner.rollout.cloud import Cloud
-from runner.state import bundles, fleet, nodes, rollouts, transitions
+from runner.state import bundles, nodes, queries, rollouts, transitions
 
 POOLS = ("cpu", "default")
 OLD, NEW = "0" * 12, "1" * 12
@@ -75,12 +75,12 @@ class World:
 
     def serving(self) -> dict[str, list[str]]:
         with self.engine.connect() as c:
-            found = [n for n in fleet.nodes(c) if n.state == "ready"]
+            found = [n for n in queries.fleet(c) if n.state == "ready"]
         return {p: sorted(n.release for n in found if n.pool == p) for p in POOLS}
 
     def node(self, pool: str) -> str:
         with self.engine.connect() as c:
-            return next(n.node_id for n in fleet.nodes(c, pools=[pool]))
+            return next(n.node_id for n in queries.fleet(c, pools=[pool]))
 
     def tag(self, pool: str) -> str:
         return self.cloud.group(f"sluice-local-worker-{pool}").release
@@ -100,7 +100,7 @@ class World:
                         instance_id=m.instance_id,
                     )
                     with self.engine.begin() as c:
-                        if fleet.node(c, m.instance_id) is None:
+                        if queries.node(c, m.instance_id) is None:
                             nodes.register(c, info)
                         orders = nodes.heartbeat(c, m.instance_id)
                         if orders and orders.state == "draining":

@@ -13,7 +13,7 @@ from sqlalchemy import Engine, text
 from runner.authoring.spec import DagSpec, TaskSpec
 from runner.rollout.facts import Group, Instance
 from runner.settings import SluiceError, UsageError
-from runner.state import bundles, fleet, nodes, transitions
+from runner.state import bundles, nodes, queries, transitions
 
 GROUP = "sluice-test-worker-default"
 
@@ -80,7 +80,7 @@ class Pool:
         self.cloud.reconcile()
         for m in list(self.cloud.members.values()):
             with self.engine.begin() as c:
-                node = fleet.node(c, m.instance_id)
+                node = queries.node(c, m.instance_id)
                 if m.release not in self.broken:
                     if node is None or node.release != m.release:
                         self._register(c, m)
@@ -97,7 +97,7 @@ class Pool:
                 claim = transitions.claim(c, message.task_instance, message.attempt, node_id=node_id, lease_seconds=300)
                 if claim is None:
                     continue
-                view = fleet.node(c, node_id)
+                view = queries.node(c, node_id)
                 bad = view is not None and view.release in self.failing
                 outcome = transitions.Outcome(
                     claim.task_instance,
@@ -117,7 +117,7 @@ class Pool:
     def serving(self) -> dict[str, str]:
         """Node → release of those that are ready."""
         with self.engine.connect() as c:
-            return {n.node_id: n.release for n in fleet.nodes(c) if n.state == "ready"}
+            return {n.node_id: n.release for n in queries.fleet(c) if n.state == "ready"}
 
     def one(self, sql: str, **values: Any) -> Any:
         with self.engine.connect() as c:

@@ -9,7 +9,7 @@ from runner.rollout import driver
 from runner.rollout.fleet import LiveFleet
 from runner.rollout.plan import Wish, plan
 from runner.settings import RefusedError, Settings, UsageError
-from runner.state import fleet, nodes, rollouts
+from runner.state import nodes, queries, rollouts
 from runner.state.rollouts import RolloutView, StepView
 
 from .conftest import Pool
@@ -170,7 +170,7 @@ def test_a_node_cordoned_before_it_registers_never_becomes_ready(pool: Pool) -> 
     pool.play()
     pool.play()
     with pool.engine.connect() as c:
-        view = fleet.node(c, "i-3")
+        view = queries.node(c, "i-3")
     assert view is not None and view.state in ("draining", "drained") and view.release == "old"
 
 
@@ -219,7 +219,7 @@ def test_a_drain_waits_for_the_tasks_of_the_old_node(pool: Pool) -> None:
         pool.play()
     # Then it drains and is not terminated
     with pool.engine.connect() as c:
-        node = fleet.node(c, "i-1")
+        node = queries.node(c, "i-1")
     assert node is not None and node.state == "draining" and node.reason == f"roll {roll} to new"
     assert pool.cloud.members["i-1"].lifecycle == "InService"
     # And goes once the task has ended

@@ -52,7 +52,13 @@ def upgrade() -> None:
         sa.Column("detail", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_event")),
     )
-    op.create_index("ix_event_run", "event", ["run_id"], unique=False, postgresql_where=sa.text("run_id IS NOT NULL"))
+    op.create_index(
+        "ix_event_run",
+        "event",
+        ["run_id", "subject"],
+        unique=False,
+        postgresql_where=sa.text("run_id IS NOT NULL"),
+    )
     op.create_table(
         "node",
         sa.Column("node_id", sa.Text(), nullable=False),
@@ -152,6 +158,7 @@ def upgrade() -> None:
         sa.UniqueConstraint("dag_id", "logical_date", name=op.f("uq_dag_run_dag_id")),
     )
     op.create_index("ix_dag_run_recent", "dag_run", ["created_at"], unique=False)
+    op.create_index("ix_dag_run_failed", "dag_run", ["id"], unique=False, postgresql_where=sa.text("state = 'failed'"))
     op.create_index(
         "ix_dag_run_running", "dag_run", ["id"], unique=False, postgresql_where=sa.text("state = 'running'")
     )
