@@ -16,7 +16,8 @@ from runner.deployctl import output
 from runner.deployctl.client import Client
 from runner.rollout.plan import Step
 from runner.state import rollouts
-from runner.state.rollouts import DRIVER_SECONDS, RolloutView, StepView
+from runner.state.rollouts import DRIVER_SECONDS
+from runner.state.views import RolloutRow, StepRow
 
 _STYLE = {"pending": "dim", "running": "bold yellow", "done": "green", "failed": "bold red"}
 _EVENTS = text("""
@@ -66,7 +67,7 @@ class Watch:
         self._after = rows[-1].id if rows else self._after
         return [_line(row) for row in rows]
 
-    def _alone(self, found: Sequence[RolloutView]) -> None:
+    def _alone(self, found: Sequence[RolloutRow]) -> None:
         """Say once that nobody carries a rollout on."""
         alone = [
             r
@@ -82,7 +83,7 @@ class Watch:
             )
 
 
-def summary(step: StepView) -> str:
+def summary(step: StepRow) -> str:
     """How far a step is, in a few words."""
     d: dict[str, Any] = step.detail
     if "trouble" in d:
@@ -98,7 +99,7 @@ def summary(step: StepView) -> str:
     return "past its deadline" if d.get("forced") else ""
 
 
-def _table(rollout: RolloutView, steps: Sequence[StepView]) -> Table:
+def _table(rollout: RolloutRow, steps: Sequence[StepRow]) -> Table:
     title = f"roll {rollout.id}: {rollout.pool} to {rollout.release}: {rollout.state}"
     title += f", driven by {rollout.driver}" if rollout.driver else ""
     table = Table(title=escape(title), title_justify="left", box=None, pad_edge=False)
@@ -123,7 +124,7 @@ def _line(event: Any) -> str:
     return f"{at} roll {event.subject}: {what}"
 
 
-def _age(rollout: RolloutView) -> float:
+def _age(rollout: RolloutRow) -> float:
     import datetime as dt
 
     return (dt.datetime.now(dt.UTC) - rollout.created_at).total_seconds()

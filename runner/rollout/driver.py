@@ -22,7 +22,7 @@ from runner.rollout.plan import Step, way_back
 from runner.rollout.steps import ACTIONS, GATES, Context, Done, Failed, Fleet, Outcome, Waiting, remember
 from runner.settings import Settings, SluiceError
 from runner.state import rollouts
-from runner.state.rollouts import RolloutView, StepView
+from runner.state.views import RolloutRow, StepRow
 
 log = structlog.get_logger("rollout")
 
@@ -35,8 +35,8 @@ Turn = Literal["moved", "waits", "over"]
 class Progress:
     """A rollout and how far it is."""
 
-    rollout: RolloutView
-    steps: Sequence[StepView]
+    rollout: RolloutRow
+    steps: Sequence[StepRow]
 
 
 class Journal(Protocol):
@@ -127,7 +127,7 @@ def turn(journal: Journal, fleet: Fleet) -> Turn:
     return "moved"
 
 
-def _act(fleet: Fleet, progress: Progress, step: StepView) -> Outcome:
+def _act(fleet: Fleet, progress: Progress, step: StepRow) -> Outcome:
     batch = step.args.get("batch")
     earlier = {s.action: s.detail for s in progress.steps if s.seq < step.seq and s.args.get("batch") == batch}
     assert step.started_at is not None
@@ -149,7 +149,7 @@ def _act(fleet: Fleet, progress: Progress, step: StepView) -> Outcome:
         return Waiting({**step.detail, "trouble": e.message})
 
 
-def _abort(journal: Journal, progress: Progress, current: StepView, who: str) -> None:
+def _abort(journal: Journal, progress: Progress, current: StepRow, who: str) -> None:
     undo = _way_back(progress, current, failed=False)
     error = f"aborted by {who} at step {current.seq} ({current.action})"
     if current.state == "running":
@@ -158,7 +158,7 @@ def _abort(journal: Journal, progress: Progress, current: StepView, who: str) ->
         journal.turn_back(current.seq - 1, error, undo)
 
 
-def _way_back(progress: Progress, current: StepView, *, failed: bool) -> Plan:
+def _way_back(progress: Progress, current: StepRow, *, failed: bool) -> Plan:
     done = [(Step(s.action, s.args), s.detail) for s in progress.steps if s.state == "done"]
     at = (Step(current.action, current.args), current.detail) if current.state == "running" else None
     if at is None and done and done[-1][0].args.get("batch") == current.args.get("batch"):
@@ -167,13 +167,13 @@ def _way_back(progress: Progress, current: StepView, *, failed: bool) -> Plan:
     return [(s.action, s.args) for s in way_back(done, at, failed=failed, drain_seconds=drain_seconds)]
 
 
-def _final_state(rollout: RolloutView) -> str:
+def _final_state(rollout: RolloutRow) -> str:
     if rollout.error is None:
         return "succeeded"
     return "aborted" if rollout.error.startswith("aborted by ") else "failed"
 
 
-def _summary(steps: Sequence[StepView]) -> dict[str, Any]:
+def _summary(steps: Sequence[StepRow]) -> dict[str, Any]:
     replaced = sum(len(s.args["instances"]) for s in steps if s.action == "terminate" and s.state == "done")
     before = next((s.args["before"] for s in steps if s.action == "tag"), None)
     return {"before": before, "nodes": replaced}

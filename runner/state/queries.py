@@ -19,10 +19,8 @@ from runner.state.views import (
     NodeRow,
     QueueRow,
     RecentRun,
-    RolloutRow,
     RunDetail,
     RunRow,
-    StepRow,
     TaskDetail,
     TaskRow,
     to_json,
@@ -36,10 +34,8 @@ __all__ = [
     "NodeRow",
     "QueueRow",
     "RecentRun",
-    "RolloutRow",
     "RunDetail",
     "RunRow",
-    "StepRow",
     "TaskDetail",
     "TaskRow",
     "to_json",
@@ -316,14 +312,6 @@ FROM waiting w FULL JOIN inflight i USING (queue) FULL JOIN live l USING (queue)
 WHERE w.queue IS NOT NULL OR i.queue IS NOT NULL OR queue NOT LIKE 'node.%'
 ORDER BY queue
 """)
-_ROLLOUTS = text("""
-SELECT id, role, pool, release, strategy, wish, state, error, driver, driver_at, created_by, created_at, ended_at
-FROM rollout WHERE id < coalesce(CAST(:before AS bigint), 9223372036854775807) ORDER BY id DESC LIMIT :limit
-""")
-_STEPS = text("""
-SELECT rollout_id, seq, action, args, state, detail, started_at, ended_at
-FROM rollout_step WHERE rollout_id = ANY (:ids) ORDER BY rollout_id, seq
-""")
 _COUNTS = text("""
 SELECT (SELECT count(*) FROM dag WHERE active) AS dags,
        (SELECT count(*) FROM dag_run WHERE state = 'running') AS runs_running,
@@ -367,16 +355,6 @@ def fleet(
 def queues(connection: Connection, *, fresh_seconds: float = FRESH_SECONDS) -> list[QueueRow]:
     """All queues that hold work or that a live worker consumes."""
     return [QueueRow(**row) for row in connection.execute(_QUEUES, {"fresh": fresh_seconds}).mappings()]
-
-
-def rollouts(connection: Connection, limit: int = 20, *, before_id: int | None = None) -> list[RolloutRow]:
-    """The last rollouts with their steps, newest first. `before_id` is the last id of the page before."""
-    rows = connection.execute(_ROLLOUTS, {"limit": limit, "before": before_id}).mappings().all()
-    steps: dict[int, list[StepRow]] = {row["id"]: [] for row in rows}
-    for step in connection.execute(_STEPS, {"ids": list(steps)}).mappings():
-        values = dict(step)
-        steps[values.pop("rollout_id")].append(StepRow(**values))
-    return [RolloutRow(**row, steps=steps[row["id"]]) for row in rows]
 
 
 def counts(connection: Connection, *, fresh_seconds: float = FRESH_SECONDS) -> Counts:

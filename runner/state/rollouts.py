@@ -17,41 +17,9 @@ from sqlalchemy.exc import IntegrityError
 
 from runner.settings import RefusedError, UsageError
 from runner.state.transitions import notify
+from runner.state.views import RolloutDetail, RolloutRow, StepRow
 
 DRIVER_SECONDS = 15.0  # a driver that was silent for this long may be replaced
-
-
-@dataclass(frozen=True)
-class RolloutView:
-    """A rollout as it stands. `error` while running: it failed or was aborted, and is being undone."""
-
-    id: int
-    role: str
-    pool: str
-    release: str
-    strategy: str
-    wish: dict[str, Any]
-    state: str
-    error: str | None
-    driver: str | None
-    driver_age: float | None
-    created_by: str
-    created_at: dt.datetime
-    ended_at: dt.datetime | None
-
-
-@dataclass(frozen=True)
-class StepView:
-    """One recorded step. `age` is seconds since it was started."""
-
-    seq: int
-    action: str
-    args: dict[str, Any]
-    state: str
-    detail: dict[str, Any]
-    started_at: dt.datetime | None
-    ended_at: dt.datetime | None
-    age: float | None
 
 
 @dataclass(frozen=True)
@@ -105,15 +73,19 @@ def find_release(connection: Connection, name: str) -> ReleaseView:
 
 # --- rollouts -------------------------------------------------------------------------------------------------
 
-_ROLLOUTS = """
-SELECT id, role, pool, release, strategy, wish, state, error, driver,
-       extract(epoch FROM clock_timestamp() - driver_at)::float, created_by, created_at, ended_at
+_SELECT = """
+SELECT id, role, pool, release, strategy, wish, state, error, driver, driver_at,
+       CAST(extract(epoch FROM clock_timestamp() - driver_at) AS float) AS driver_age,
+       created_by, created_at, ended_at
 FROM rollout
 """
+_RECENT = text(f"""
+{_SELECT} WHERE id < coalesce(CAST(:before AS bigint), 9223372036854775807) ORDER BY id DESC LIMIT :limit
+""")
 _STEPS = text("""
-SELECT seq, action, args, state, detail, started_at, ended_at,
-       extract(epoch FROM clock_timestamp() - started_at)::float
-FROM rollout_step WHERE rollout_id = :id ORDER BY seq
+SELECT rollout_id, seq, action, args, state, detail, started_at, ended_at,
+       CAST(extract(epoch FROM clock_timestamp() - started_at) AS float) AS age
+FROM rollout_step WHERE rollout_id = ANY (:ids) ORDER BY rollout_id, seq
 """)
 
 
@@ -170,17 +142,19 @@ def refuse_second(connection: Connection, role: str, pools: Sequence[str]) -> No
             )
 
 
-def get(connection: Connection, rollout_id: int) -> RolloutView:
+def get(connection: Connection, rollout_id: int) -> RolloutRow:
     """One rollout. Raises UsageError if there is none with this id."""
-    row = connection.execute(text(_ROLLOUTS + "WHERE id = :id"), {"id": rollout_id}).one_or_none()
-    if row is None:
+    found = connection.execute(text(f"{_SELECT} WHERE id = :id"), {"id": rollout_id}).mappings().one_or_none()
+    if found is None:
         raise UsageError(f"no roll {rollout_id}", "`deployctl roll --watch` shows the latest")
-    return RolloutView(*row)
+    return RolloutRow(**found)
 
 
-def recent(connection: Connection, limit: int = 20) -> list[RolloutView]:
-    """The latest rollouts, newest first."""
-    return [RolloutView(*r) for r in connection.execute(text(_ROLLOUTS + "ORDER BY id DESC LIMIT :n"), {"n": limit})]
+def recent(connection: Connection, limit: int = 20, *, before_id: int | None = None) -> list[RolloutDetail]:
+    """The last rollouts with their steps, newest first. `before_id` is the last id of the page before."""
+    rows = connection.execute(_RECENT, {"limit": limit, "before": before_id}).mappings().all()
+    found = _steps(connection, [row["id"] for row in rows])
+    return [RolloutDetail(**row, steps=found[row["id"]]) for row in rows]
 
 
 def running(connection: Connection) -> list[int]:
@@ -188,9 +162,9 @@ def running(connection: Connection) -> list[int]:
     return list(connection.execute(text("SELECT id FROM rollout WHERE state = 'running' ORDER BY id")).scalars())
 
 
-def steps(connection: Connection, rollout_id: int) -> list[StepView]:
+def steps(connection: Connection, rollout_id: int) -> list[StepRow]:
     """All steps of a rollout in order."""
-    return [StepView(*row) for row in connection.execute(_STEPS, {"id": rollout_id})]
+    return _steps(connection, [rollout_id])[rollout_id]
 
 
 def take(connection: Connection, rollout_id: int, owner: str, *, silent_seconds: float = DRIVER_SECONDS) -> bool:
@@ -315,10 +289,18 @@ def finish(connection: Connection, rollout_id: int, state: str, detail: Mapping[
     return True
 
 
-def _running(connection: Connection, role: str, pool: str) -> RolloutView | None:
-    statement = text(_ROLLOUTS + "WHERE state = 'running' AND role = :role AND pool = :pool")
-    row = connection.execute(statement, {"role": role, "pool": pool}).one_or_none()
-    return RolloutView(*row) if row else None
+def _running(connection: Connection, role: str, pool: str) -> RolloutRow | None:
+    statement = text(f"{_SELECT} WHERE state = 'running' AND role = :role AND pool = :pool")
+    found = connection.execute(statement, {"role": role, "pool": pool}).mappings().one_or_none()
+    return RolloutRow(**found) if found else None
+
+
+def _steps(connection: Connection, rollout_ids: Sequence[int]) -> dict[int, list[StepRow]]:
+    found: dict[int, list[StepRow]] = {rollout_id: [] for rollout_id in rollout_ids}
+    for row in connection.execute(_STEPS, {"ids": list(rollout_ids)}).mappings():
+        values = dict(row)
+        found[values.pop("rollout_id")].append(StepRow(**values))
+    return found
 
 
 def _append(connection: Connection, rollout_id: int, first: int, plan: Sequence[tuple[str, Mapping[str, Any]]]) -> None:

@@ -177,7 +177,7 @@ class QueueRow:
 
 @dataclass(frozen=True)
 class StepRow:
-    """One step of a rollout's plan."""
+    """One step of a rollout's plan. `age` is seconds since it was started."""
 
     seq: int
     action: str
@@ -186,11 +186,12 @@ class StepRow:
     detail: dict[str, Any]
     started_at: dt.datetime | None
     ended_at: dt.datetime | None
+    age: float | None
 
 
 @dataclass(frozen=True)
 class RolloutRow:
-    """A rollout with its steps in order."""
+    """A rollout as it stands. `error` while running: it failed or was aborted, and is being undone."""
 
     id: int
     role: str
@@ -202,10 +203,17 @@ class RolloutRow:
     error: str | None
     driver: str | None
     driver_at: dt.datetime | None
+    driver_age: float | None  # seconds
     created_by: str
     created_at: dt.datetime
     ended_at: dt.datetime | None
-    steps: list[StepRow]
+
+
+@dataclass(frozen=True)
+class RolloutDetail(RolloutRow):
+    """A rollout with its steps in order."""
+
+    steps: list[StepRow] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

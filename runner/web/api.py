@@ -14,6 +14,7 @@ from sqlalchemy import Connection
 from runner.settings import SluiceError
 from runner.state import dags as dag_switches
 from runner.state import queries, transitions
+from runner.state import rollouts as rollout_state
 from runner.state.queries import (
     Counts,
     DagDetail,
@@ -21,11 +22,11 @@ from runner.state.queries import (
     EventRow,
     NodeRow,
     QueueRow,
-    RolloutRow,
     RunDetail,
     RunRow,
     TaskDetail,
 )
+from runner.state.views import RolloutDetail
 from runner.storage import log_prefix, read_log
 from runner.web.context import Context, context_of
 from runner.web.errors import ConflictError, ErrorBody, NotFoundError
@@ -259,10 +260,10 @@ def queue_rows(context: Ctx) -> list[QueueRow]:
 @router.get("/rollouts")
 def rollouts(
     context: Ctx, before_id: int | None = None, limit: Annotated[int, Query(ge=1, le=100)] = 20
-) -> list[RolloutRow]:
+) -> list[RolloutDetail]:
     """The last rollouts with their steps, newest first. For the next page pass the last id as `before_id`."""
     with context.engine.connect() as connection:
-        return queries.rollouts(connection, limit, before_id=before_id)
+        return rollout_state.recent(connection, limit, before_id=before_id)
 
 
 @router.get("/events")

@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 from starlette.concurrency import run_in_threadpool
 
 from runner.settings import UsageError
-from runner.state import queries
+from runner.state import queries, rollouts
 from runner.state.models import TASK_STATES
 from runner.web import api, graph, present
 from runner.web.context import Context, context_of
@@ -63,7 +63,7 @@ def overview(request: Request, context: Ctx, q: str = "", after: str = "") -> HT
             "counts": queries.counts(connection),
             "nodes": queries.fleet(connection),
             "queues": queries.queues(connection),
-            "rollouts": [r for r in queries.rollouts(connection, 5) if r.state == "running"],
+            "rollouts": [r for r in rollouts.recent(connection, 5) if r.state == "running"],
             "q": q,
             "after": after,
             "next_after": dags[-1].dag_id if len(dags) == 100 else "",
@@ -170,7 +170,7 @@ def fleet(request: Request, context: Ctx) -> HTMLResponse:
         return {
             "nodes": queries.fleet(connection),
             "queues": queries.queues(connection),
-            "rollouts": queries.rollouts(connection, 10),
+            "rollouts": rollouts.recent(connection, 10),
         }
 
     return _page(request, context, "fleet.html", load)

@@ -13,7 +13,7 @@ from runner.rollout.facts import Facts, Group, Instance, NodeFact
 from runner.rollout.gate import RunState
 from runner.rollout.plan import Wish, plan
 from runner.settings import SluiceError
-from runner.state.rollouts import RolloutView, StepView
+from runner.state.views import RolloutRow, StepRow
 
 START = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 
@@ -158,17 +158,17 @@ class MemoryJournal:
     """As the tables keep it, with a clock that moves only with tick()."""
 
     def __init__(self, steps: Plan, release: str, hook: Callable[[str], None]) -> None:
-        self.rollout = RolloutView(
-            1, "worker", "default", release, "replace", {}, "running", None, None, None, "me", START, None
+        self.rollout = RolloutRow(
+            1, "worker", "default", release, "replace", {}, "running", None, None, None, None, "me", START, None
         )
         self.now = START
         self.hook = hook
-        self.steps: list[StepView] = []
+        self.steps: list[StepRow] = []
         self.append(1, steps)
 
     def append(self, first: int, steps: Plan) -> None:
         for seq, (action, args) in enumerate(steps, first):
-            self.steps.append(StepView(seq, action, dict(args), "pending", {}, None, None, None))
+            self.steps.append(StepRow(seq, action, dict(args), "pending", {}, None, None, None))
 
     def load(self) -> Progress | None:
         if self.rollout.state != "running":

@@ -10,7 +10,7 @@ from runner.rollout.fleet import LiveFleet
 from runner.rollout.plan import Wish, plan
 from runner.settings import RefusedError, Settings, UsageError
 from runner.state import nodes, queries, rollouts
-from runner.state.rollouts import RolloutView, StepView
+from runner.state.views import RolloutRow, StepRow
 
 from .conftest import Pool
 
@@ -36,7 +36,7 @@ def advance(pool: Pool, roll: int, owner: str = "s1") -> bool:
     return driver.advance(pool.engine, pool.cloud, roll, owner, "test")
 
 
-def drive(pool: Pool, roll: int, turns: int = 60) -> tuple[RolloutView, list[StepView]]:
+def drive(pool: Pool, roll: int, turns: int = 60) -> tuple[RolloutRow, list[StepRow]]:
     for _ in range(turns):
         if not advance(pool, roll):
             break

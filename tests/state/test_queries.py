@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import Connection, Engine, event, text
 
 from runner.authoring.spec import DagSpec, TaskSpec
-from runner.state import bundles, nodes, queries, transitions
+from runner.state import bundles, nodes, queries, rollouts, transitions
 from runner.state import dags as dag_switches
 from runner.state.transitions import Outcome
 
@@ -232,11 +232,11 @@ def test_rollouts_come_with_their_steps(connection: Connection) -> None:
         text("INSERT INTO rollout_step (rollout_id, seq, action, args) VALUES (1, 2, 'b', '{}'), (1, 1, 'a', '{}')")
     )
 
-    second, first = queries.rollouts(connection)
+    second, first = rollouts.recent(connection)
 
     assert (second.pool, second.steps) == ("p2", [])
     assert [s.action for s in first.steps] == ["a", "b"]
-    assert [r.id for r in queries.rollouts(connection, before_id=2)] == [1]
+    assert [r.id for r in rollouts.recent(connection, before_id=2)] == [1]
 
 
 def test_everything_is_ready_for_json(connection: Connection) -> None:
@@ -295,7 +295,7 @@ def test_no_query_reads_the_history(engine: Engine, connection: Connection) -> N
         queries.last_event_id(connection)
         queries.fleet(connection)
         queries.queues(connection)
-        queries.rollouts(connection)
+        rollouts.recent(connection)
         queries.counts(connection)
 
     assert len(scanned) >= 19
