@@ -24,24 +24,18 @@ class Metadata:
 
     def get(self, path: str) -> str | None:
         """The value under `latest/<path>`, None where there is none (404)."""
-        try:
-            return self._fetch(path)
-        except urllib.error.HTTPError as e:
-            code = e.code
-            e.close()
+        for attempt in (1, 2):
+            try:
+                return self._fetch(path)
+            except urllib.error.HTTPError as e:
+                code = e.code
+                e.close()
             if code == 404:
                 return None
-            if code != 401:
-                raise OSError(f"metadata {path}: HTTP {code}") from None
-        self._token_until = 0.0  # the service was restarted and has forgotten the token
-        try:
-            return self._fetch(path)
-        except urllib.error.HTTPError as e:
-            code = e.code
-            e.close()
-            if code == 404:
-                return None
-            raise OSError(f"metadata {path}: HTTP {code}") from None
+            if code != 401 or attempt == 2:
+                break
+            self._token_until = 0.0  # the service was restarted and has forgotten the token
+        raise OSError(f"metadata {path}: HTTP {code}")
 
     def terminating(self) -> bool:
         """Whether the autoscaling group wants this instance gone (target lifecycle state `Terminated`)."""

@@ -11,8 +11,9 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import psutil
 import structlog
+
+from runner.telemetry.alive import birth
 
 log = structlog.get_logger("agent")
 
@@ -129,22 +130,3 @@ class Service:
         if birth(pid) == born:
             self._pid, self._born, self._started = pid, born, time.monotonic()
             log.info("found the service running", pid=pid)
-
-
-def birth(pid: int) -> str | None:
-    """When this process started, as an opaque text that no other process has; None if it does not run."""
-    try:
-        # Clock ticks since boot, counted from the closing bracket of the command: a set clock does not move them.
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        if Path("/proc/self/stat").exists():
-            return None
-        with contextlib.suppress(psutil.Error):
-            process = psutil.Process(pid)
-            if process.status() != psutil.STATUS_ZOMBIE:
-                return f"{process.create_time():.2f}"
-        return None
-    if fields[0] in "ZX":
-        return None
-    boot = Path("/proc/sys/kernel/random/boot_id")
-    return f"{boot.read_text().strip() if boot.exists() else ''}:{fields[19]}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import json
 import os
@@ -18,6 +17,7 @@ from typing import Literal
 import psutil
 
 from runner.settings import SluiceError
+from runner.telemetry.alive import birth
 
 _POLL_SECONDS = 0.02
 _children: set[int] = set()  # started by this process and not yet reaped
@@ -50,29 +50,6 @@ class Ref:
                 "run the command as the user who started it",
             ) from None
         return True
-
-
-def birth(pid: int) -> str | None:
-    """When the process with this pid started, as an opaque text; None if there is none or it is a zombie.
-
-    On Linux: boot id and start in clock ticks since boot, which a change of the wall clock does not move.
-    Elsewhere: the wall clock time of its creation.
-    """
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text()
-    except OSError as e:
-        if Path("/proc/self/stat").exists() or e.errno not in (errno.ENOENT, errno.ENOTDIR):
-            return None
-        with contextlib.suppress(psutil.Error):
-            found = psutil.Process(pid)
-            if found.status() != psutil.STATUS_ZOMBIE:
-                return f"{found.create_time():.2f}"
-        return None
-    # The command name may hold blanks and brackets: the fields are counted from its closing bracket.
-    fields = text.rpartition(")")[2].split()
-    # A zombie whose other threads still run holds its ports and files: it is not gone yet.
-    gone = fields[0] == "X" or (fields[0] == "Z" and int(fields[17]) <= 1)
-    return None if gone else f"{_boot_id()}:{fields[19]}"
 
 
 def start(
@@ -247,12 +224,6 @@ def _reap(pid: int) -> None:
     if done:
         _exit_codes[pid] = os.waitstatus_to_exitcode(status)
         _children.discard(pid)
-
-
-def _boot_id() -> str:
-    with contextlib.suppress(OSError):
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return ""
 
 
 @contextlib.contextmanager

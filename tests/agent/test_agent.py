@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from runner.agent import main
-from runner.agent.service import birth
+from runner.telemetry.alive import birth
 
 from .conftest import Aws, Node, eventually
 

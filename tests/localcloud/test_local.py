@@ -16,8 +16,9 @@ import pytest
 
 from runner.deployctl import local, local_view, main
 from runner.deployctl.local import Background, LocalCloud
-from runner.localcloud import process, state
+from runner.localcloud import state
 from runner.settings import SluiceError
+from runner.telemetry.alive import birth
 
 
 @pytest.fixture
@@ -71,7 +72,7 @@ def test_the_parts_start_once_serve_and_are_all_gone_afterwards(
     assert told["endpoints"]["aws_endpoint"] == endpoints.aws_endpoint
     # When it is taken down, no process and no file is left
     cloud.down()
-    assert not any(process.birth(pid) for pid in before.values())
+    assert not any(birth(pid) for pid in before.values())
     assert not cloud.directory.exists()
     assert main.run(["local", "status"]) == 1
     assert "run `deployctl local up`" in capsys.readouterr().err

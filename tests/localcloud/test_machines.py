@@ -17,6 +17,7 @@ import pytest
 
 from runner.localcloud import machines, node, process, state
 from runner.localcloud.cloud import Cloud
+from runner.telemetry.alive import birth
 
 # Stands in for the agent: says from which release it runs, and leaves a child that no process tree leads to.
 AGENT = """
@@ -117,8 +118,8 @@ def test_an_instance_boots_runs_its_own_release_and_dies_with_everything_on_it(
     # When the instance is terminated
     aws.ec2.terminate_instances(InstanceIds=[instance])
     # Then agent and orphan are gone, and the console says so
-    eventually(lambda: process.birth(agent["pid"]) is None, what="agent killed")
-    eventually(lambda: process.birth(agent["orphan"]) is None, what="orphan killed")
+    eventually(lambda: birth(agent["pid"]) is None, what="agent killed")
+    eventually(lambda: birth(agent["orphan"]) is None, what="orphan killed")
     eventually(lambda: "power off: terminated; 2 processes killed" in bench.console(instance))
 
 
@@ -139,13 +140,13 @@ def test_nodes_outlive_their_supervisor_and_are_adopted_not_started_twice(
     process.wait_gone(supervisor, 5)
     # When one instance ends while nobody looks, and the supervisor starts again
     aws.ec2.terminate_instances(InstanceIds=[goes])
-    assert process.birth(lost["pid"]) is not None
+    assert birth(lost["pid"]) is not None
     bench.start_daemon()
     # Then the one that still runs is adopted as it is, at the metadata address it knows, and the other is killed
     eventually(lambda: "adopted" in bench.console(stays))
     assert bench.agent(stays) == before
     assert state.load(bench.home).imds_port == port
-    eventually(lambda: process.birth(lost["pid"]) is None and process.birth(lost["orphan"]) is None)
+    eventually(lambda: birth(lost["pid"]) is None and birth(lost["orphan"]) is None)
 
 
 def test_an_agent_that_dies_is_started_again_and_one_that_is_done_is_not(
@@ -161,7 +162,7 @@ def test_an_agent_that_dies_is_started_again_and_one_that_is_done_is_not(
     os.kill(first["pid"], signal.SIGKILL)
     # Then another takes its place, and the service that the first had started goes on
     second = eventually(lambda: (a := bench.agent(instance)) and a["pid"] != first["pid"] and a)
-    assert process.birth(first["orphan"]) is not None
+    assert birth(first["orphan"]) is not None
     assert "agent killed by SIGKILL; starting again in 1 s" in bench.console(instance)
     # When that one ends with exit status 0, it has nothing more to do
     (bench.node(instance) / "end").write_text("0")
@@ -171,7 +172,7 @@ def test_an_agent_that_dies_is_started_again_and_one_that_is_done_is_not(
     _put(f"http://127.0.0.1:{imds}/admin/{instance}/reboot")
     third = eventually(lambda: (a := bench.agent(instance)) and a["pid"] != second["pid"] and a)
     assert third["release"] == "abc123"
-    assert process.birth(first["orphan"]) is None
+    assert birth(first["orphan"]) is None
 
 
 def test_a_node_waits_for_its_tag_and_its_release(bench: Bench, aws: Any, eventually: Callable[..., Any]) -> None:
@@ -226,7 +227,7 @@ def test_a_spot_notice_runs_out(bench: Bench, aws: Any, eventually: Callable[...
     imds = state.load(bench.home).imds_port
     _put(f"http://127.0.0.1:{imds}/admin/{instance}/spot", {"action": "terminate", "seconds": 0.5})
     # Then EC2 takes the machine away
-    eventually(lambda: process.birth(agent["pid"]) is None)
+    eventually(lambda: birth(agent["pid"]) is None)
     assert aws.ec2.describe_instances(InstanceIds=[instance])["Reservations"][0]["Instances"][0]["State"]["Name"] in (
         "terminated",
         "shutting-down",

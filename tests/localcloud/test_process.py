@@ -16,6 +16,7 @@ import pytest
 
 from runner.localcloud import process
 from runner.settings import SluiceError
+from runner.telemetry.alive import birth
 
 SLEEP = "import time; time.sleep(600)"
 # Ignores TERM, and has a child.
@@ -53,7 +54,7 @@ print(process.start([sys.executable, "-c", {SLEEP!r}], os.environ, p.with_suffix
     assert launch(pidfile, SLEEP).pid == pid
     # When it is stopped, it is gone and so is its pid file
     assert process.stop(pidfile) == "stopped"
-    assert process.birth(pid) is None
+    assert birth(pid) is None
     assert not pidfile.exists()
     assert process.stop(pidfile) == ""
 
@@ -75,9 +76,9 @@ def test_a_recycled_pid_is_never_signalled(pidfile: Path) -> None:
 def test_what_does_not_end_is_killed_with_its_children(pidfile: Path, eventually: Callable[..., Any]) -> None:
     launch(pidfile, STUBBORN)
     child = int(eventually(lambda: pidfile.with_suffix(".log").read_text().strip()))
-    assert process.birth(child)
+    assert birth(child)
     assert process.stop(pidfile, grace=0.2) == "killed"
-    assert process.birth(child) is None
+    assert birth(child) is None
 
 
 def test_children_go_on_where_that_is_asked_for(pidfile: Path, eventually: Callable[..., Any]) -> None:
@@ -85,7 +86,7 @@ def test_children_go_on_where_that_is_asked_for(pidfile: Path, eventually: Calla
     child = int(eventually(lambda: pidfile.with_suffix(".log").read_text().strip()))
     try:
         assert process.stop(pidfile, grace=0.1, descendants=False) == "killed"
-        assert process.birth(child)
+        assert birth(child)
     finally:
         os.kill(child, signal.SIGKILL)
 
@@ -118,7 +119,7 @@ def test_kill_tree_reaches_what_carries_the_marker_and_nothing_else(
         assert process.kill_tree(ref.pid, "SLUICE_TEST_MARK=this") == 2
         # Then both are gone and the bystander is not
         assert not ref.alive()
-        assert process.birth(orphan) is None
+        assert birth(orphan) is None
         assert bystander.alive()
     finally:
         process.stop(pidfile.with_name("other.pid"), grace=0)
