@@ -20,7 +20,7 @@ from sqlalchemy import Engine, text
 
 from runner.deployctl import environment, output
 from runner.deployctl.background import Background
-from runner.deployctl.local import LocalCloud
+from runner.deployctl.local_cloud import LocalCloud
 from runner.deployctl.local_view import Display, Step
 from runner.deployctl.operations import CancelledError
 from runner.localcloud.judge import Verdict, judge

@@ -14,8 +14,9 @@ import boto3
 import psycopg
 import pytest
 
-from runner.deployctl import local, local_view, main
-from runner.deployctl.local import Background, LocalCloud
+from runner.deployctl import local_view, main
+from runner.deployctl.background import Background
+from runner.deployctl.local_cloud import LocalCloud
 from runner.localcloud import state
 from runner.settings import SluiceError
 from runner.telemetry.alive import birth
@@ -133,9 +134,9 @@ def test_work_in_the_background_gives_its_result_or_its_error() -> None:
 
 def test_without_a_terminal_each_step_is_two_lines(capsys: pytest.CaptureFixture[str]) -> None:
     with local_view.Display() as display:
-        display(local.Step("nodes", "waiting"))
-        display(local.Step("nodes", "1 of 6 nodes are up"))
-        display(local.Step("nodes", "6 nodes are up", done=True, seconds=4.2))
+        display(local_view.Step("nodes", "waiting"))
+        display(local_view.Step("nodes", "1 of 6 nodes are up"))
+        display(local_view.Step("nodes", "6 nodes are up", done=True, seconds=4.2))
     assert capsys.readouterr().err.splitlines() == [
         "… nodes            waiting",
         "✓ nodes            6 nodes are up (4 s)",
