@@ -13,6 +13,7 @@ child → worker: {"pid": n} once, then {"result": …, "value": …, "error": �
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import select
@@ -41,6 +42,9 @@ def warm_parent(bundle: Path, control: socket.socket, parent: int) -> None:
         traceback.print_exc()
         _send(control, {"broken": f"{type(e).__name__}: {e}"})
         return
+    # What is imported stays for good: out of the collector's sight its pages stay shared with the children.
+    gc.collect()
+    gc.freeze()
     # From here on it ends when the worker's socket closes, so that it can end first what its children have started.
     outlive_parent()
     _send(control, {"warm": os.getpid()})
