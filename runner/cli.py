@@ -95,11 +95,22 @@ def dev(
 # --- database -------------------------------------------------------------------------------------------------
 
 
+def _settings() -> Settings:
+    """The settings of somebody who asks, not of a process: says how to get them where nothing is set."""
+    settings = load()
+    if not settings.database_url:
+        raise UsageError(
+            "SLUICE_DATABASE_URL is not set",
+            'of the local cloud: eval "$(deployctl local env)"; of `runner dev`: the line it prints',
+        )
+    return settings
+
+
 @contextmanager
 def _database() -> Iterator[Any]:
     from runner.state.db import connect
 
-    engine = connect(load().database())
+    engine = connect(_settings().database())
     try:
         with engine.begin() as connection:
             yield connection
@@ -117,7 +128,7 @@ def db_upgrade(
     """Bring the schema up to date."""
     from runner.state import migrate
 
-    migrate.upgrade(load().database(), phase)
+    migrate.upgrade(_settings().database(), phase)
     output.note("the schema is up to date")
 
 
@@ -135,15 +146,15 @@ def dag_list(as_json: Json = False) -> None:
         output.print_json(to_json(rows))
         return
     output.print_table(
-        ["dag", "bundle", "version", "schedule", "next run", "last runs"],
+        ["dag", "schedule", "next run", "last runs", "?version", "?bundle"],
         [
             (
                 r.dag_id + (" (paused)" if r.paused else ""),
-                r.bundle,
-                r.bundle_version,
                 r.schedule or "-",
                 _time(r.next_run_at),
                 " ".join(x.state for x in r.recent[:3]) or "-",
+                r.bundle_version,
+                r.bundle,
             )
             for r in rows
         ],
@@ -199,9 +210,9 @@ def run_list(
         output.print_json(to_json(rows))
         return
     output.print_table(
-        ["#run", "dag", "logical date", "type", "state", "#unfinished", "started", "took"],
+        ["#run", "dag", "state", "logical date", "?#unfinished", "?took", "?type", "?started"],
         [
-            (r.id, r.dag_id, _time(r.logical_date), r.run_type, r.state, r.unfinished, _time(r.created_at), _took(r))
+            (r.id, r.dag_id, r.state, _time(r.logical_date), r.unfinished, _took(r), r.run_type, _time(r.created_at))
             for r in rows
         ],
     )
@@ -220,9 +231,9 @@ def run_show(run_id: int, as_json: Json = False) -> None:
         output.print_json(to_json(found))
         return
     output.print_table(
-        ["#id", "task", "state", "#attempt", "node", "started", "error"],
+        ["#id", "task", "state", "#attempt", "?~error", "?node", "?started"],
         [
-            (t.id, t.task_id, t.state, t.attempt, t.node_id or "-", _time(t.started_at), t.error or "")
+            (t.id, t.task_id, t.state, t.attempt, t.error or "", t.node_id or "-", _time(t.started_at))
             for t in found.task_instances
         ],
         title=f"run {found.id} of {found.dag_id}: {found.state}",
@@ -240,7 +251,7 @@ def task_logs(
     from runner.storage import Storage
     from runner.storage.logs import log_prefix, read_log
 
-    settings = load()
+    settings = _settings()
     settings.require("storage_url")
     storage = Storage.open(settings.storage_url)
     part = 0
@@ -271,7 +282,7 @@ def config_show(as_json: Json = False) -> None:
         return
     fields = type(settings).model_fields
     output.print_table(
-        ["variable", "value", "meaning"],
+        ["variable", "value", "?~meaning"],
         [(f"SLUICE_{k.upper()}", v, fields[k].description or "") for k, v in values.items()],
     )
 
@@ -291,7 +302,7 @@ def _wait(run_id: int) -> str:
     from runner.state import queries
     from runner.state.db import connect
 
-    engine = connect(load().database())
+    engine = connect(_settings().database())
     try:
         while True:
             with engine.begin() as connection:
@@ -313,7 +324,9 @@ def _parse_date(text: str | None) -> dt.datetime:
     except ValueError:
         raise UsageError(f"--logical-date {text!r} is no ISO 8601 time", "e.g. 2026-01-31T06:00+00:00") from None
     if date.tzinfo is None:
-        raise UsageError(f"--logical-date {text!r} has no time zone", f"e.g. {text}+00:00")
+        raise UsageError(
+            f"--logical-date {text!r} has no time zone", f"e.g. {date.isoformat(timespec='minutes')}+00:00"
+        )
     return date
 
 

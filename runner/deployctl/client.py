@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from sqlalchemy import Engine, text
-from sqlalchemy.exc import ProgrammingError
+from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from runner import settings as configuration
 from runner.deployctl import environment
@@ -47,7 +47,14 @@ def connect(env: str) -> Iterator[Client]:
     settings = enter(env)
     engine = db.connect(settings.database(), pool_size=2, application_name="deployctl")
     try:
-        _check_schema(engine)
+        try:
+            _check_schema(engine)
+        except OperationalError:
+            if env != localcloud.ENV:
+                raise
+            raise SluiceError(
+                "the database of the local cloud does not answer", "`deployctl local up` starts it again"
+            ) from None
         yield Client(env, settings, engine)
     finally:
         engine.dispose()

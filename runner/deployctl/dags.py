@@ -60,15 +60,15 @@ def list_(
         output.print_json([queries.to_json(d) for d in found])
         return
     output.print_table(
-        ("dag", "bundle", "version", "schedule", "#tasks", "state"),
+        ("dag", "version", "schedule", "~state", "?#tasks", "?bundle"),
         (
             (
                 d.dag_id,
-                d.bundle,
                 d.bundle_version[:12],
                 d.schedule or "-",
-                d.tasks,
                 "paused" if d.paused else "active" if d.active else "not in its bundle any more",
+                d.tasks,
+                d.bundle,
             )
             for d in found
         ),

@@ -123,15 +123,17 @@ def declared_variables(source: Path) -> set[str]:
 def process_environ(env: Environment, environ: Mapping[str, str] | None = None) -> dict[str, str]:
     """What AWS clients and terraform run with: the caller's environment, and the local cloud's for its own.
 
-    Only the environment tells AWS from the local cloud, so one that is set by hand is left as it is.
+    Only the environment tells AWS from the local cloud, so one that is set by hand is left as it is. Raises
+    SluiceError if the local cloud is meant and there is none: no account of the user's own stands in for it.
     """
     out = dict(os.environ if environ is None else environ)
     if env.name == localcloud.ENV and "AWS_ENDPOINT_URL" not in out:
-        found = localcloud.find()
-        if found and found.aws_endpoint:
-            out |= {k: v for k, v in found.environment().items() if k.startswith("AWS_")}
-            out.pop("AWS_PROFILE", None)
-            out.pop("AWS_SESSION_TOKEN", None)
+        found = localcloud.load()
+        if not found.aws_endpoint:
+            raise SluiceError("the local cloud has no AWS yet", "run `deployctl local up`")
+        out |= {k: v for k, v in found.environment().items() if k.startswith("AWS_")}
+        out.pop("AWS_PROFILE", None)
+        out.pop("AWS_SESSION_TOKEN", None)
     out["AWS_REGION"] = out["AWS_DEFAULT_REGION"] = env.region
     return out
 

@@ -29,7 +29,7 @@ def status(
         return
     now = dt.datetime.now(dt.UTC)
     output.print_table(
-        ("node", "role", "pool", "state", "release", "#tasks", "?~why", "?#heard s ago", "?#slots", "?age"),
+        ("node", "role", "pool", "state", "release", "#tasks", "?~why", "?#heard", "?#slots", "?age"),
         (
             (
                 n.node_id,
@@ -39,7 +39,7 @@ def status(
                 n.release,
                 n.running,
                 f"{n.reason}, by {n.requested_by}" if n.state in ("draining", "drained") and n.reason else "",
-                "never" if n.heartbeat_age_seconds is None else f"{n.heartbeat_age_seconds:.1f}",
+                "never" if n.heartbeat_age_seconds is None else f"{n.heartbeat_age_seconds:.1f} s ago",
                 n.slots or "",
                 output.duration((now - n.registered_at).total_seconds()),
             )

@@ -287,7 +287,7 @@ def _show_results(results: Sequence[StackResult]) -> None:
         status = f"after {', '.join(r.needs)}" if r.needs else r.status
         counts = [len(r.summary.adds), len(r.summary.changes), len(r.summary.replaces), len(r.summary.destroys)]
         rows.append((r.stack, status, *(c or "" for c in counts), output.duration(r.seconds)))
-    output.print_table(["stack", "status", "#add", "#change", "#replace", "#destroy", "#time"], rows)
+    output.print_table(["stack", "status", "#add", "#change", "#replace", "#destroy", "?#time"], rows)
 
 
 def _text(value: Any) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 import threading
 from typing import Annotated
 
@@ -10,6 +12,7 @@ import typer
 from runner.deployctl import local_view, output
 from runner.deployctl.local_cloud import LocalCloud
 from runner.deployctl.operations import CancelledError
+from runner.localcloud import state as local_state
 from runner.settings import SluiceError
 
 app = typer.Typer(no_args_is_help=True)
@@ -65,6 +68,21 @@ def down_command(
         return
     with local_view.Display() as display:
         LocalCloud(on_step=display).down(keep=keep)
+
+
+@app.command("env")
+def env_command(as_json: JsonOption = False) -> None:
+    """Print what makes a shell talk to the local cloud: eval "$(deployctl local env)"."""
+    cloud = LocalCloud()
+    state = local_state.load(cloud.directory)
+    if not cloud.started():
+        raise SluiceError(f"the local cloud in {cloud.directory} does not run", "run `deployctl local up`")
+    values = {"SLUICE_LOCAL_DIR": str(cloud.directory)} | state.environment()
+    if as_json:
+        output.print_json(values)
+        return
+    lines = ["unset AWS_PROFILE AWS_SESSION_TOKEN", *(f"export {k}={shlex.quote(v)}" for k, v in values.items())]
+    sys.stdout.write("\n".join(lines) + "\n")
 
 
 @app.command("status")

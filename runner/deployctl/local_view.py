@@ -196,10 +196,13 @@ def show(status: Status) -> None:
         age = "-" if m.heartbeat_age is None else f"{m.heartbeat_age:.1f} s"
         rows.append((m.instance, m.role, m.pool, m.state, m.release, m.running, age))
     if rows:
+        output.results.print()
         output.print_table(["instance", "role", "pool", "state", "release", "?#tasks", "?#heartbeat"], rows)
     for m in status.machines:
         if not m.role:
             output.note(f"{m.instance} is booting: {m.console}")
+    if not all(d.alive for d in status.daemons):
+        output.note("not everything runs: `deployctl local up` starts what is missing")
     output.note(f"logs and nodes: {status.directory}")
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import importlib.util
+import re
 import signal
 import sys
 import traceback
@@ -62,6 +64,16 @@ _EXTRA_OF = {
     "psutil": "node",
     "redis": "node",
     "uvicorn": "node",
+}
+
+
+_ABOUT_FILES = {
+    errno.EACCES: "this user may not write there",
+    errno.EROFS: "this file system cannot be written to",
+    errno.ENOSPC: "the disk is full",
+    errno.ENOENT: "is that path right, and may this user write there?",
+    errno.ENOTDIR: "a part of that path is a file",
+    errno.EEXIST: "there is a file where a directory should be",
 }
 
 
@@ -138,6 +150,9 @@ def _report(error: Exception, debug: bool, words: Sequence[str]) -> int:
     """Print an error as its user needs it and return the exit code."""
     if debug and not _is_usage(error):
         output.progress.print("".join(traceback.format_exception(error)), markup=False, end="")
+    if isinstance(error, SluiceError) and error.exit_code == INTERRUPTED:
+        output.note(error.message)
+        return INTERRUPTED
     if isinstance(error, SluiceError):
         output.fail(error.message, error.hint)
         return error.exit_code
@@ -163,11 +178,11 @@ def explain(error: Exception, words: Sequence[str] = ()) -> tuple[str, str]:
     if origin in ("botocore", "boto3"):
         return _explain_aws(error, kind, text)
     if origin in ("sqlalchemy", "psycopg") and kind in ("OperationalError", "ConnectionTimeout"):
-        return f"cannot reach the database: {_first_line(text)}", "is SLUICE_DATABASE_URL right and the engine up?"
+        return f"cannot reach the database: {_without_driver(text)}", "is SLUICE_DATABASE_URL right and the engine up?"
     if origin == "redis":
         return f"cannot reach the broker: {_first_line(text)}", "is SLUICE_BROKER_URL right and the engine up?"
     if isinstance(error, OSError) and error.filename:
-        return f"{error.filename}: {error.strerror}", ""
+        return f"{error.filename}: {error.strerror}", _ABOUT_FILES.get(error.errno or 0, "")
     return f"{kind}: {_first_line(text)}", "run it again with --debug for the traceback"
 
 
@@ -189,6 +204,11 @@ def _explain_aws(error: Exception, kind: str, text: str) -> tuple[str, str]:
     if kind == "NoRegionError":
         return "no AWS region is set", "set AWS_REGION"
     return f"AWS: {_first_line(text)}", ""
+
+
+def _without_driver(text: str) -> str:
+    """A database error without the name of its exception, which SQLAlchemy puts before it."""
+    return re.sub(r"^\(psycopg\.[\w.]+\) ", "", _first_line(text))
 
 
 def _first_line(text: str) -> str:

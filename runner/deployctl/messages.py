@@ -17,6 +17,7 @@ SUPPORTED_UI = 1
 _LONGEST = 400
 # The caller's mistake, found before anything was read or changed.
 _BAD_VALUE = ("Invalid value for variable", "No value for required variable", "Invalid value for input variable")
+_GIVEN = re.compile(r"<value for var\.(\w+)>")  # the place of an error in a -var
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 # Summaries that say that something is wrong but not what: the detail does.
 _VAGUE = re.compile(
@@ -147,6 +148,15 @@ def failure(errors: Sequence[Diagnostic], text: str, code: int, log: Path) -> Te
         first = next((e for e in errors if e.address and e.summary != "execution halted"), errors[0])
         more = sum(1 for e in errors if e.summary != "execution halted") - 1
         rest = f" (and {more} more)" if more > 0 else ""
+        given = _GIVEN.fullmatch(first.place.rpartition(":")[0])
+        if given:
+            what = _squeeze(f"{first.summary}. {first.detail}").rstrip(".")
+            unread = TerraformError(
+                f"the value given for {given[1]} cannot be read: {what}",
+                "text needs quotes inside: --var 'NAME={key=\"text\"}'",
+            )
+            unread.exit_code = 2
+            return unread
         failed = TerraformError(first.line() + rest, f"all of it: {log}", detail=first.detail)
         if first.summary in _BAD_VALUE:
             failed.exit_code = 2

@@ -30,6 +30,12 @@ _POLL_SECONDS = 0.5
 _DRIVE_POLL_SECONDS = 0.2
 
 
+class _Left(SluiceError):
+    """Ctrl-C while watching: the watching has ended, the roll has not."""
+
+    exit_code = 130
+
+
 def roll(
     roll_id: int | None = typer.Argument(None, metavar="[ROLL]", help="With --watch or --abort: which one."),
     env: str = typer.Option(..., "--env", help="The environment."),
@@ -137,7 +143,7 @@ def _show(plans: Mapping[str, Sequence[Step]], facts: Mapping[str, Facts], title
         for number, step in enumerate(steps, 1):
             tasks = sum(running.get(i, 0) for i in step.args.get("instances", [])) if step.action == "drain" else ""
             rows.append((name, str(number), step.text(), str(tasks)))
-    output.print_table(("pool", "#step", "what", "#tasks running"), rows, title=title)
+    output.print_table(("pool", "#step", "~what", "?#tasks running"), rows, title=title)
 
 
 def _plan_json(release: str, plans: Mapping[str, Sequence[Step]]) -> dict[str, Any]:
@@ -180,9 +186,10 @@ def _follow(c: Client, ids: Sequence[int], *, drive: bool, as_json: bool) -> Non
                 carry_on()
                 time.sleep(_DRIVE_POLL_SECONDS if drive else _POLL_SECONDS)
     except KeyboardInterrupt:
-        who = "a scheduler carries it on" if drive else "it goes on"
-        output.note(f"roll {numbers}: {who} without this terminal; watch it again with {again}")
-        raise typer.Exit(1) from None
+        raise _Left(
+            f"roll {numbers}: {'a scheduler carries it on' if drive else 'it goes on'} without this terminal; "
+            f"watch it again with {again}"
+        ) from None
     with c.engine.connect() as connection:
         ended = [rollouts.get(connection, i) for i in ids]
     if as_json:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import getpass
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -18,14 +19,15 @@ from rich.console import Console
 
 from runner import bundle
 from runner.bundle import BundleError
-from runner.localcloud.engines import Postgres, Valkey
+from runner.localcloud.engines import Postgres, Valkey, free_port, is_free
+from runner.localcloud.state import locked
 from runner.settings import SluiceError, UsageError
 from runner.state import migrate
 from runner.state.db import connect
 from runner.storage import Storage
 
 log = structlog.get_logger(__name__)
-console = Console(stderr=True, highlight=False, soft_wrap=True)
+console = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 
 LOOK_SECONDS = 0.5
 STOP_SECONDS = 10.0
@@ -45,7 +47,6 @@ class Environment:
 
     def start(self) -> None:
         """Bring everything up; the folder is published first, so that a broken file is said before anything else."""
-        self.home.mkdir(parents=True, exist_ok=True)
         self.environment = {
             **os.environ,
             "SLUICE_ENV": "dev",
@@ -75,7 +76,12 @@ class Environment:
         finally:
             engine.dispose()
         names = ", ".join(s.dag_id for s in done.specs)
-        console.print(f"[green]published[/] {done.name} {done.version}: {len(done.specs)} DAGs ({names})")
+        console.print(f"[green]published[/] {done.name} {done.version}: {names}")
+
+    def exports(self) -> str:
+        """The shell command that points `runner` at this environment."""
+        names = ("SLUICE_DATABASE_URL", "SLUICE_STORAGE_URL")
+        return "export " + " ".join(f"{n}={shlex.quote(self.environment[n])}" for n in names)
 
     def check(self) -> None:
         """Raise SluiceError if one of the processes has ended."""
@@ -128,15 +134,25 @@ def run(pipelines: Path, *, port: int, slots: int) -> int:
     """Entry point of `runner dev`: until Ctrl-C."""
     if not pipelines.is_dir():
         raise UsageError(f"{pipelines} is not a folder of pipelines", "runner dev PATH/TO/PIPELINES")
-    environment = Environment(pipelines, port=port, slots=slots)
+    if port and not is_free(port):
+        raise SluiceError(f"port {port} of 127.0.0.1 is taken", "--port 0 finds a free one")
+    environment = Environment(pipelines, port=port or free_port(), slots=slots)
+    environment.home.mkdir(parents=True, exist_ok=True)
+    with locked(environment.home / ".dev.lock", f"another `runner dev` works in {environment.home}"):
+        return _work(environment)
+
+
+def _work(environment: Environment) -> int:
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    console.print(f"starting in {environment.home}")
+    console.print(f"starting in {environment.home}", markup=False)
     try:
         environment.start()
         environment.publish()
-        console.print(f"pages on [bold]{_address(environment)}[/]; watching {environment.pipelines}; Ctrl-C stops")
+        console.print(f"to use `runner` in another terminal: {environment.exports()}", markup=False)
+        address = f"http://127.0.0.1:{environment.port}"
+        console.print(f"pages on {address}; watching {environment.pipelines}; Ctrl-C stops", markup=False)
         seen = _state(environment.pipelines)
         while not stop.wait(LOOK_SECONDS):
             environment.check()
@@ -148,12 +164,6 @@ def run(pipelines: Path, *, port: int, slots: int) -> int:
         console.print("stopping; tasks that run have 10 seconds")
         environment.stop()
     return 0
-
-
-def _address(environment: Environment) -> str:
-    port_file = environment.home / "web" / "web.port"
-    port = port_file.read_text().strip() if environment.port == 0 and port_file.exists() else environment.port
-    return f"http://127.0.0.1:{port}"
 
 
 def _state(folder: Path) -> dict[str, tuple[int, int]]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.localcloud import process
-from runner.settings import SluiceError
+from runner.settings import SluiceError, UsageError
 
 ENV = "local"
 REGION = "us-east-1"
@@ -99,6 +99,10 @@ def find(state_dir: Path | None = None) -> LocalState | None:
         return LocalState(**{k: v for k, v in data.items() if k in known})
     except FileNotFoundError:
         return None
+    except NotADirectoryError:
+        raise UsageError(
+            f"{path.parent} is not a directory", "SLUICE_LOCAL_DIR names where the local cloud is kept"
+        ) from None
     except (OSError, ValueError, AttributeError, TypeError) as e:
         raise SluiceError(
             f"{path} cannot be read: {e}", "run `deployctl local down`, then `deployctl local up`"

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from runner.deployctl import environment
+from runner.localcloud import state as localcloud
 from runner.settings import RefusedError, SluiceError, UsageError
 
 
@@ -69,3 +70,22 @@ def test_the_state_bucket_is_made_once_and_private(tree: Path, aws_environ: None
     assert all(s3.get_public_access_block(Bucket=env.state_bucket)["PublicAccessBlockConfiguration"].values())
     assert "aws:SecureTransport" in s3.get_bucket_policy(Bucket=env.state_bucket)["Policy"]
     assert s3.get_bucket_encryption(Bucket=env.state_bucket)["ServerSideEncryptionConfiguration"]["Rules"]
+
+
+def test_no_account_of_the_users_own_stands_in_for_a_local_cloud_that_is_not_there(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given credentials of some account, and an environment `local` without a local cloud
+    monkeypatch.setenv("SLUICE_LOCAL_DIR", str(tmp_path / "cloud"))
+    env = environment.Environment("local", "us-east-1", "123456789012", "bucket", tree)
+    theirs = {"AWS_PROFILE": "work", "AWS_SESSION_TOKEN": "x"}
+    # Then nothing goes to that account
+    with pytest.raises(SluiceError, match="no local cloud in"):
+        environment.process_environ(env, theirs)
+    localcloud.save(localcloud.LocalState(), tmp_path / "cloud")
+    with pytest.raises(SluiceError, match="has no AWS yet"):
+        environment.process_environ(env, theirs)
+    # And one that runs takes their place
+    localcloud.update(tmp_path / "cloud", aws_endpoint="http://127.0.0.1:1")
+    found = environment.process_environ(env, theirs)
+    assert found["AWS_ENDPOINT_URL"] == "http://127.0.0.1:1" and not theirs.keys() & found.keys()

@@ -91,3 +91,15 @@ def test_help_imports_no_noun() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "infra" in done.stdout
+
+
+def test_a_path_that_cannot_be_written_and_a_database_that_is_away_are_one_line_and_a_hint() -> None:
+    import psycopg
+    from sqlalchemy.exc import OperationalError
+
+    message, hint = main.explain(PermissionError(13, "Permission denied", "/data/x"))
+    assert (message, hint) == ("/data/x: Permission denied", "this user may not write there")
+    error = OperationalError("SELECT 1", {}, psycopg.OperationalError("connection refused\nis it running?"))
+    message, hint = main.explain(error)
+    assert message == "cannot reach the database: connection refused"
+    assert "SLUICE_DATABASE_URL" in hint

@@ -77,6 +77,23 @@ def test_a_bad_value_says_why_and_is_the_callers_mistake() -> None:
     assert error.exit_code == 2
 
 
+def test_a_value_that_cannot_be_read_names_its_variable() -> None:
+    error = messages.failure(
+        [
+            Diagnostic(
+                "error", "Variables not allowed", "Variables may not be used here.", place="<value for var.workers>:1"
+            )
+        ],
+        "",
+        1,
+        LOG,
+    )
+    assert error.message == (
+        "the value given for workers cannot be read: Variables not allowed. Variables may not be used here"
+    )
+    assert error.exit_code == 2 and "quotes" in error.hint
+
+
 def test_a_held_lock_says_who_and_since_when() -> None:
     errors = [Diagnostic("error", "Error acquiring the state lock", LOCKED)]
     error = messages.failure(errors, "", 1, LOG)

@@ -226,7 +226,7 @@ def test_ctrl_c_leaves_the_roll_running_and_says_how_to_go_on(
     with monkeypatch.context() as m:
         m.setattr(Watch, "look", interrupted)
         code, _, err = deployctl(*ROLL, "--pool", "cpu", "--yes")
-    assert code == 1
+    assert code == 130
     (line,) = [line for line in err.splitlines() if "goes on without this terminal" in line]
     assert "`deployctl roll --env local --watch 1`" in line
     # A second roll is refused, and says who and since when
