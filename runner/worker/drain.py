@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import structlog
 from celery import bootsteps
 from celery.worker import state as celery_state
+from sqlalchemy.exc import DBAPIError
 
 from runner.state.nodes import Orders
 from runner.worker.pool import SLOT_FREE, forget
@@ -20,6 +22,8 @@ from runner.worker.pool import SLOT_FREE, forget
 log = structlog.get_logger(__name__)
 
 LOOK_SECONDS = 0.2
+IDLE_LOOKS = 2  # a drained node was seen idle this many times in a row
+IDLE_LOOK_SECONDS = 0.3  # between two of these looks
 
 
 class Drain:
@@ -28,6 +32,7 @@ class Drain:
     def __init__(self, queues: list[str]) -> None:
         self.queues = queues
         self.consuming = threading.Event()
+        self.draining = threading.Event()  # the orders are to drain, and it is not yet said that it is done
         self._wanted = True
 
     def obey(self, orders: Orders) -> None:
@@ -35,7 +40,12 @@ class Drain:
         wanted = orders.state == "ready"
         if wanted != self._wanted:
             log.info("orders changed", action="drain", node_state=orders.state, reason=orders.reason)
-        self._wanted = wanted
+            self._wanted = wanted
+            os.eventfd_write(SLOT_FREE, 1)  # the event loop acts on it now, not at its next look
+        if orders.state == "draining":
+            self.draining.set()
+        else:
+            self.draining.clear()
 
     def pause(self) -> None:
         """Stop consuming until the next heartbeat brings orders: a claim was refused because the node is not ready."""
@@ -57,6 +67,46 @@ class Drain:
     def reserved() -> int:
         """Messages that Celery holds and has not finished."""
         return len(celery_state.reserved_requests)
+
+
+class IdleWatch:
+    """Says once that a draining worker is idle: several looks in a row, a moment apart, found nothing to wait for.
+
+    `busy` is whether an attempt is under way; `done` puts into the database that the node is drained, and is False
+    while that may not be said yet. It may take its time: this is not the thread that renews the leases.
+    """
+
+    def __init__(self, drain: Drain, busy: Callable[[], bool], done: Callable[[], bool]) -> None:
+        self._drain = drain
+        self._busy = busy
+        self._done = done
+        self._looks = 0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._loop, name="idle-watch", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _loop(self) -> None:
+        while not self._stop.wait(IDLE_LOOK_SECONDS):
+            try:
+                self.look()
+            except DBAPIError as e:
+                log.warning("cannot say that the node is drained", action="drain", error=str(e.orig))
+
+    def look(self) -> None:
+        """Look once; the look that completes the row says so."""
+        drain = self._drain
+        idle = drain.draining.is_set() and not (drain.consuming.is_set() or drain.reserved() or self._busy())
+        self._looks = self._looks + 1 if idle else 0
+        if self._looks >= IDLE_LOOKS:
+            self._looks = 0
+            if self._done():
+                drain.draining.clear()
 
 
 def boot_step(drain: Drain) -> type[bootsteps.StartStopStep]:

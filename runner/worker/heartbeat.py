@@ -38,18 +38,28 @@ class Heartbeat:
         self._attempts = attempts
         self._register = register
         self._obey = obey
-        self._stop = threading.Event()
+        self._stopping = False
+        self._wake = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="heartbeat", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
     def stop(self) -> None:
-        self._stop.set()
+        self._stopping = True
+        self._wake.set()
         self._thread.join()
 
+    def soon(self) -> None:
+        """Beat now and not when it is due: there may be new orders."""
+        self._wake.set()
+
     def _loop(self) -> None:
-        while not self._stop.wait(self._settings.heartbeat_seconds):
+        while True:
+            self._wake.wait(self._settings.heartbeat_seconds)
+            if self._stopping:
+                return
+            self._wake.clear()
             try:
                 self.beat()
             except DBAPIError as e:

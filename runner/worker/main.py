@@ -16,11 +16,11 @@ from runner.settings import Settings
 from runner.state import nodes
 from runner.state.db import connect
 from runner.state.doorbell import TASK, Doorbell, celery_app
-from runner.state.nodes import NodeInfo, Orders
+from runner.state.nodes import NodeInfo
 from runner.storage import Storage
 from runner.telemetry import systemd
 from runner.worker.children import Children
-from runner.worker.drain import Drain, boot_step
+from runner.worker.drain import Drain, IdleWatch, boot_step
 from runner.worker.execute import Executor
 from runner.worker.finish import Finisher
 from runner.worker.heartbeat import Heartbeat
@@ -28,8 +28,6 @@ from runner.worker.logs import LogShipper
 from runner.worker.pool import SlotPool
 
 log = structlog.get_logger(__name__)
-
-IDLE_LOOKS = 2  # a drained node was seen idle this many times in a row
 
 
 class Worker:
@@ -50,10 +48,10 @@ class Worker:
         self.queues = [*settings.queue_list, nodes.queue_of(settings.node_id)]
         self.drain = Drain(self.queues)
         self.executor = Executor(
-            settings, self.engine, self.children, self.finisher, self.shipper, refused=self.drain.pause
+            settings, self.engine, self.children, self.finisher, self.shipper, refused=self.refused
         )
-        self.heartbeat = Heartbeat(settings, self.engine, self.executor.attempts, self.register, self.obey)
-        self._idle_looks = 0
+        self.heartbeat = Heartbeat(settings, self.engine, self.executor.attempts, self.register, self.drain.obey)
+        self.idle_watch = IdleWatch(self.drain, lambda: len(self.executor.attempts) > 0, self.drained)
 
     def register(self) -> None:
         """Say in the database that this worker is up; a node that drains stays draining."""
@@ -72,18 +70,20 @@ class Worker:
             state = nodes.register(connection, info)
         log.info("registered", action="register", node=info.node_id, state=state, release=info.release)
 
-    def obey(self, orders: Orders) -> None:
-        """Carry out what the heartbeat brought: consume or not; once a draining node is idle, say so."""
-        self.drain.obey(orders)
-        idle = not self.drain.reserved() and not len(self.executor.attempts)
-        if orders.state != "draining" or self.drain.consuming.is_set() or not idle:
-            self._idle_looks = 0
-            return
-        self._idle_looks += 1
-        if self._idle_looks >= IDLE_LOOKS and self.shipper.flush():
-            with self.engine.begin() as connection:
-                if nodes.drained(connection, self.settings.node_id):
-                    log.info("drained", action="drain", reason=orders.reason)
+    def refused(self) -> None:
+        """The database let this node claim nothing: stop consuming, and ask at once what the orders are."""
+        self.drain.pause()
+        self.heartbeat.soon()
+
+    def drained(self) -> bool:
+        """Say that nothing runs here any more; False while a log is not stored or the database knows of a lease."""
+        if not self.shipper.flush():
+            return False
+        with self.engine.begin() as connection:
+            done = nodes.drained(connection, self.settings.node_id)
+        if done:
+            log.info("drained", action="drain")
+        return done
 
     def run(self) -> int:
         """Work until TERM: then finish what runs, and exit. Returns the exit status."""
@@ -100,6 +100,7 @@ class Worker:
         self.shipper.start()
         self.register()
         self.heartbeat.start()
+        self.idle_watch.start()
         worker = self.celery.Worker(
             pool=SlotPool,
             concurrency=self.settings.slots,
@@ -123,6 +124,7 @@ class Worker:
         self.finisher.stop()
         self.shipper.flush()
         self.shipper.stop()
+        self.idle_watch.stop()
         self.heartbeat.stop()
         self.children.close()
         self.engine.dispose()

@@ -10,6 +10,7 @@ import pytest
 from runner.state import nodes
 from runner.storage import Storage
 from runner.storage.logs import read_log
+from runner.worker.drain import IDLE_LOOK_SECONDS
 
 from .conftest import Fleet
 
@@ -250,6 +251,36 @@ def test_a_cordoned_worker_finishes_and_is_drained(busy: Fleet) -> None:
     assert busy.processes[0].poll() is None
 
 
+def test_an_idle_worker_is_drained_soon_after_its_heartbeat(fleet: Fleet) -> None:
+    # Given an idle worker with the ordinary heartbeat of 2 s
+    fleet.worker(heartbeat_seconds="2", lease_seconds="30")
+    fleet.ready()
+    # When it is cordoned
+    cordoned = time.monotonic()
+    with fleet.engine.begin() as c:
+        assert nodes.cordon(c, "n1", reason="roll", by="test", deadline_seconds=60)
+    # Then it takes one heartbeat to know, and two looks to be sure
+    fleet.wait(lambda: fleet.one("SELECT state FROM node") == "drained")
+    assert 2 * IDLE_LOOK_SECONDS < time.monotonic() - cordoned < 2 + 2 * IDLE_LOOK_SECONDS + 1
+
+
+def test_a_busy_worker_is_drained_soon_after_its_last_task(fleet: Fleet) -> None:
+    fleet.push(PIPELINE)
+    fleet.worker(heartbeat_seconds="2", lease_seconds="30")
+    fleet.ready()
+    run = fleet.run("short")
+    started(fleet)
+    with fleet.engine.begin() as c:
+        nodes.cordon(c, "n1", reason="roll", by="test", deadline_seconds=60)
+    fleet.wait(lambda: fleet.one("SELECT state FROM node") == "drained")
+    assert fleet.task(run, "sleep") == "success"
+    # and no heartbeat is waited for after that: what it took counts from the task's end, or from knowing of the drain
+    took = fleet.one("""
+        SELECT extract(epoch FROM n.changed_at - greatest(t.ended_at, e.at + interval '2 seconds'))
+        FROM node n, task_instance t, event e WHERE e.kind = 'node' AND e.state = 'draining'""")
+    assert took < 2 * IDLE_LOOK_SECONDS + 1
+
+
 def test_a_drain_that_is_called_off_goes_on_working(busy: Fleet) -> None:
     busy.run("short")
     started(busy)
@@ -311,4 +342,10 @@ def test_a_draining_worker_hands_messages_back_without_fetching_them_again_and_a
     busy.wait(lambda: busy.state(run) == "success", dispatching=True)
     # Then each was refused a few times at most, and none was lost
     assert busy.one("SELECT max(attempt) FROM task_instance WHERE run_id = :r", r=run) <= 4
+    # and a refusal tells the worker that it drains, long before its heartbeat does
+    busy.wait(lambda: busy.one("SELECT state FROM node WHERE node_id = 'n1'") == "drained")
+    after_refusal = busy.one("""
+        SELECT extract(epoch FROM (SELECT at FROM event WHERE kind = 'node' AND state = 'drained') - min(at))
+        FROM event WHERE detail LIKE 'refused by a node%'""")
+    assert after_refusal < 2 * IDLE_LOOK_SECONDS + 1
     assert sorted(x["i"] for x in busy.out("small")) == list(range(40))
