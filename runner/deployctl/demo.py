@@ -25,6 +25,7 @@ from runner.deployctl.local_view import Display, Step
 from runner.deployctl.operations import CancelledError
 from runner.localcloud.judge import Verdict, judge
 from runner.localcloud.state import ENV
+from runner.rollout.release import BuiltRelease
 from runner.settings import SluiceError
 from runner.state import transitions
 from runner.state.db import connect
@@ -68,10 +69,12 @@ class Tour:
             self.start_pipeline()
             pipeline = Background(self.watch_pipeline)
             self.wait_until_busy(pipeline)
-            self.roll()
+            built = self.build()
+            # Terraform with the AWS provider takes half a gigabyte: on a laptop not two of it beside a surge of nodes.
+            data.wait()
+            self.roll(built.id)
             self.scale_out(pipeline)
             pipeline.wait()
-            data.wait()
             return self.judge()
         finally:
             self.engine.dispose()
@@ -118,30 +121,34 @@ class Tour:
         while self._counts().get("success", 0) < BEFORE_ROLL and not pipeline.done:
             time.sleep(0.1)
 
-    def roll(self) -> None:
-        """A new release, and every worker moved to it while it works."""
+    def build(self) -> BuiltRelease:
+        """A new release. It differs from the first by its label: that is part of what names it."""
         with self._step("new release", "building") as say:
             built = self.cloud.release(f"demo {time.strftime('%Y-%m-%d %H:%M:%S')}")
             self.cloud.publish(built)
             say(f"{built.id} is published")
+        return built
+
+    def roll(self, release: str) -> None:
+        """Every worker moved to this release while it works."""
         with self._step("roll", "planning") as say:
             done = threading.Event()
-            watcher = threading.Thread(target=self._watch_roll, args=(say, built.id, done), daemon=True)
+            watcher = threading.Thread(target=self._watch_roll, args=(say, release, done), daemon=True)
             watcher.start()
             try:
                 self._deployctl(
-                    "roll", "--workers", "--env", ENV, "--release", built.id, "--batch", "1", "--yes", "--json"
+                    "roll", "--workers", "--env", ENV, "--release", release, "--batch", "1", "--yes", "--json"
                 )
             finally:
                 done.set()
                 watcher.join()
-            self.rolled = self._one(_REPLACED, release=built.id)
+            self.rolled = self._one(_REPLACED, release=release)
             left = self._one(
-                "SELECT count(*) FROM node WHERE role = 'worker' AND state <> 'gone' AND release <> :r", r=built.id
+                "SELECT count(*) FROM node WHERE role = 'worker' AND state <> 'gone' AND release <> :r", r=release
             )
             if left or not self.rolled:
                 raise SluiceError(f"the roll replaced {self.rolled} workers and left {left} on the old release")
-            say(f"{self.rolled} workers replaced, now on {built.id}")
+            say(f"{self.rolled} workers replaced, now on {release}")
 
     def scale_out(self, pipeline: Background[None]) -> None:
         """One variable, one more: and the new worker has done a task."""
