@@ -243,29 +243,37 @@ def run_show(run_id: int, as_json: Json = False) -> None:
 @task.command("logs")
 def task_logs(
     task_instance: Annotated[int, typer.Argument(help="Id from `runner run show`.")],
-    attempt: Annotated[int | None, typer.Option(help="The last one if it is left out.")] = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the attempt ends.")] = False,
+    attempt: Annotated[int | None, typer.Option(min=1, help="The last one if it is left out.")] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the task ends.")] = False,
 ) -> None:
     """What a task printed, also while it runs."""
     from runner.state import queries
+    from runner.state.models import FINISHED
     from runner.storage import Storage
     from runner.storage.logs import log_prefix, read_log
 
     settings = _settings()
     settings.require("storage_url")
     storage = Storage.open(settings.storage_url)
-    part = 0
+    number, part = attempt, 0
     while True:
         with _database() as connection:
             found = queries.task_instance(connection, task_instance)
         if found is None:
             raise UsageError(f"no task instance {task_instance}", "`runner run show RUN` lists them")
-        number = attempt or found.attempt
-        over = found.state != "running" or number < found.attempt  # looked at before the log, so no line is missed
+        number = found.attempt if number is None else number
+        if number > found.attempt:
+            raise UsageError(f"task instance {task_instance} has no attempt {number}", f"its last is {found.attempt}")
+        # Looked at before the log, so no line is missed.
+        another = number < found.attempt
+        over = another or found.state in FINISHED or (attempt is not None and found.state == "ready")
         text, part = read_log(storage, log_prefix(found.dag_id, found.run_id, found.task_id, number), part)
         sys.stdout.write(text)
         sys.stdout.flush()
         if text:
+            continue
+        if another and attempt is None:
+            number, part = number + 1, 0
             continue
         if over or not follow:
             return

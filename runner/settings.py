@@ -133,7 +133,11 @@ def load() -> Settings:
     except ValidationError as e:
         first = e.errors()[0]
         where = "SLUICE_" + "_".join(str(x) for x in first["loc"]).upper() if first["loc"] else "configuration"
-        raise UsageError(f"{where}: {first['msg'].removeprefix('Value error, ')}") from None
+        said = first["msg"].removeprefix("Value error, ")
+        if first["type"] != "value_error" and isinstance(first["input"], str):  # ours name what may be shown
+            said += f", not {first['input']!r}"
+        field = Settings.model_fields.get(str(first["loc"][0])) if first["loc"] else None
+        raise UsageError(f"{where}: {said}", (field.description or "") if field else "") from None
 
 
 @functools.cache

@@ -179,6 +179,8 @@ def explain(error: Exception, words: Sequence[str] = ()) -> tuple[str, str]:
         return _explain_aws(error, kind, text)
     if origin in ("sqlalchemy", "psycopg") and kind in ("OperationalError", "ConnectionTimeout"):
         return f"cannot reach the database: {_without_driver(text)}", "is SLUICE_DATABASE_URL right and the engine up?"
+    if origin in ("sqlalchemy", "psycopg") and "UndefinedTable" in text:
+        return "the database has no schema yet, or an older one", "`runner db upgrade` brings it up to date"
     if origin == "redis":
         return f"cannot reach the broker: {_first_line(text)}", "is SLUICE_BROKER_URL right and the engine up?"
     if isinstance(error, OSError) and error.filename:
