@@ -293,11 +293,13 @@ _QUEUES = text("""
 WITH waiting AS (
     SELECT queue, count(*) FILTER (WHERE available_at <= now()) AS ready,
            count(*) FILTER (WHERE available_at > now()) AS delayed,
-           CAST(extract(epoch FROM now() - min(available_at) FILTER (WHERE available_at <= now())) AS float) AS oldest
+           CAST(extract(epoch FROM now() - min(available_at) FILTER (WHERE available_at <= now())) AS float) AS oldest,
+           sum(interruptions) AS interruptions
     FROM task_instance WHERE state = 'ready' GROUP BY queue
 ), inflight AS (
     SELECT queue, count(*) FILTER (WHERE state = 'queued') AS queued,
-           count(*) FILTER (WHERE state = 'running') AS running
+           count(*) FILTER (WHERE state = 'running') AS running,
+           sum(interruptions) AS interruptions
     FROM task_instance WHERE state IN ('queued', 'running') GROUP BY queue
 ), live AS (
     SELECT q.queue, sum(n.slots) AS slots, count(*) AS nodes
@@ -307,7 +309,7 @@ WITH waiting AS (
 )
 SELECT queue, coalesce(w.ready, 0) AS ready, coalesce(w.delayed, 0) AS delayed, coalesce(i.queued, 0) AS queued,
        coalesce(i.running, 0) AS running, coalesce(l.slots, 0) AS slots, coalesce(l.nodes, 0) AS nodes,
-       w.oldest AS oldest_wait_seconds
+       w.oldest AS oldest_wait_seconds, coalesce(w.interruptions, 0) + coalesce(i.interruptions, 0) AS interruptions
 FROM waiting w FULL JOIN inflight i USING (queue) FULL JOIN live l USING (queue)
 WHERE w.queue IS NOT NULL OR i.queue IS NOT NULL OR queue NOT LIKE 'node.%'
 ORDER BY queue
@@ -355,6 +357,12 @@ def fleet(
 def queues(connection: Connection, *, fresh_seconds: float = FRESH_SECONDS) -> list[QueueRow]:
     """All queues that hold work or that a live worker consumes."""
     return [QueueRow(**row) for row in connection.execute(_QUEUES, {"fresh": fresh_seconds}).mappings()]
+
+
+def runs_running(connection: Connection) -> int:
+    """How many runs are under way."""
+    n: int = connection.execute(text("SELECT count(*) FROM dag_run WHERE state = 'running'")).scalar_one()
+    return n
 
 
 def counts(connection: Connection, *, fresh_seconds: float = FRESH_SECONDS) -> Counts:

@@ -173,6 +173,7 @@ class QueueRow:
     slots: int
     nodes: int
     oldest_wait_seconds: float | None
+    interruptions: int  # attempts of these tasks that the infrastructure ended
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The application: API, pages, static files, health."""
+"""The application: API, pages, static files, health, metrics."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from fastapi.middleware.gzip import GZipMiddleware
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 from runner.settings import Settings
 from runner.state import db
+from runner.telemetry import metrics
 from runner.web import api, errors, pages
 from runner.web.context import Context
 from runner.web.live import Hub
@@ -70,5 +71,15 @@ def create(settings: Settings, *, poll_seconds: float = 1.0) -> FastAPI:
             away = {"status": "degraded", "database": str(e).splitlines()[0]}
             return JSONResponse({**status, **away}, status_code=503)
         return JSONResponse(status)
+
+    registry = metrics.registry(engine, release=settings.release, env=settings.env)
+
+    # The checks of every other request hold here too: it changes nothing, and a page of another site that made a
+    # browser's name for this machine its own may not read it.
+    @app.get("/metrics", include_in_schema=False)
+    def prometheus(request: Request) -> Response:
+        """What Prometheus scrapes."""
+        body, content_type = metrics.render(registry, request.headers.get("accept", ""))
+        return Response(body, headers={"Content-Type": content_type})
 
     return app

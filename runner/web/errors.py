@@ -53,7 +53,7 @@ def install(app: FastAPI, templates: Jinja2Templates, *, loopback_only: bool) ->
     def answer(request: Request, status: int, message: str, hint: str = "") -> Response:
         path = request.url.path
         # htmx keeps the page and shows the message above it.
-        scripted = "hx-request" in request.headers or path.startswith(("/api/", "/health"))
+        scripted = "hx-request" in request.headers or path.startswith(("/api/", "/health", "/metrics"))
         if not scripted and "text/html" in request.headers.get("accept", ""):
             context = {"status": status, "message": message, "hint": hint, "layout": "base.html"}
             html = templates.TemplateResponse(request, "error.html", context, status_code=status)

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from prometheus_client.parser import text_string_to_metric_families
+
 from runner.settings import Settings
 from runner.storage import LogWriter, Storage, log_prefix
 
@@ -183,3 +185,18 @@ def test_health_tells_whether_the_database_answers(client: Client, settings: Set
         page = lost.get("/", headers={"Accept": "text/html"})
         assert page.status_code == 503
         assert "the database does not answer" in page.text
+
+
+def test_metrics_are_served_to_prometheus_and_to_no_other_site(client: Client, world: World) -> None:
+    world.run()
+
+    answer = client.get("/metrics", headers={"Accept": "application/openmetrics-text;version=1.0.0,text/plain;q=0.5"})
+
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith("application/openmetrics-text")
+    assert 'sluice_queue_tasks{queue="default",state="ready"} 1.0' in answer.text
+    assert answer.text.endswith("# EOF\n")
+    plain = client.get("/metrics")
+    assert plain.headers["content-type"].startswith("text/plain; version=")
+    assert {m.name for m in text_string_to_metric_families(plain.text)} >= {"sluice_nodes", "sluice_runs"}
+    assert client.get("/metrics", headers={"Host": "evil.example"}).status_code == 403
