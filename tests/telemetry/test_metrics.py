@@ -68,7 +68,7 @@ def test_queues_nodes_and_runs_are_told(busy: Engine) -> None:
     with busy.connect() as c:
         assert value(found, "sluice_events_total") == queries.last_event_id(c)
     assert value(found, "sluice_database_up") == 1
-    assert found["sluice_build"].samples[0].labels == {"release": "r1", "env": "test"}
+    assert found["sluice_build_info"].samples[0].labels == {"release": "r1", "env": "test"}
 
 
 def test_what_is_over_and_who_is_gone_is_not_told(busy: Engine) -> None:
