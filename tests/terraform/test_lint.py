@@ -44,3 +44,8 @@ def test_every_module_and_stack_has_its_four_files() -> None:
 def test_no_file_names_an_endpoint() -> None:
     for path in [*SOURCE.rglob("*.tf"), *SOURCE.rglob("*.tfvars")]:
         assert not re.search(r"^\s*endpoints?\b.*[{=]|127\.0\.0\.1|localhost", path.read_text(), re.MULTILINE), path
+
+
+def test_the_stacks_that_read_others_read_them_alike() -> None:
+    control, workers = ((SOURCE / "stacks" / name / "state.tf").read_text() for name in ("control", "workers"))
+    assert control == workers
