@@ -29,6 +29,8 @@ config = typer.Typer(no_args_is_help=True, help="The configuration in force.")
 for name, group in {"db": db, "dag": dag, "run": run, "task": task, "config": config}.items():
     app.add_typer(group, name=name)
 
+LOG_SECONDS = 2.0  # after its end, a task's last lines are in the store within this time
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -255,7 +257,7 @@ def task_logs(
     settings = _settings()
     settings.require("storage_url")
     storage = Storage.open(settings.storage_url)
-    number, part = attempt, 0
+    number, part, watched, waited = attempt, 0, False, 0.0
     while True:
         with _database() as connection:
             found = queries.task_instance(connection, task_instance)
@@ -272,12 +274,16 @@ def task_logs(
         sys.stdout.flush()
         if text:
             continue
-        if another and attempt is None:
-            number, part = number + 1, 0
+        if over and (watched or _seconds_since(found.ended_at) < LOG_SECONDS) and waited < LOG_SECONDS:
+            waited += 0.25  # its last lines may still be on their way
+        elif another and attempt is None:
+            number, part, waited = number + 1, 0, 0.0
             continue
-        if over or not follow:
+        elif over or not follow:
             return
-        time.sleep(0.5)
+        else:
+            watched = True
+        time.sleep(0.25)
 
 
 @config.command("show")
@@ -350,6 +356,10 @@ def _parse_params(text: str) -> dict[str, Any]:
 
 def _time(value: dt.datetime | None) -> str:
     return value.astimezone(dt.UTC).strftime("%Y-%m-%d %H:%M:%SZ") if value else "-"
+
+
+def _seconds_since(value: dt.datetime | None) -> float:
+    return (dt.datetime.now(dt.UTC) - value).total_seconds() if value else float("inf")
 
 
 def _took(row: Any) -> str:
