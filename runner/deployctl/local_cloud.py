@@ -197,7 +197,9 @@ class LocalCloud:
                     storage.check()
                     break
                 except SluiceError as e:
-                    if time.monotonic() > deadline or self.cancel.wanted:
+                    if self.cancel.wanted:
+                        raise SluiceError("stopped") from None
+                    if time.monotonic() > deadline:
                         raise SluiceError(f"release {built.id} is not published: {e.message}", e.hint) from None
                 time.sleep(0.3)
             engine = db.connect(self._need("database_url"), pool_size=1)

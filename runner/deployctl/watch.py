@@ -52,7 +52,9 @@ class Watch:
             found = [(rollouts.get(c, i), rollouts.steps(c, i)) for i in self.ids]
             lines = [] if self.quiet or self.live is not None else self._news(c)
         if self.live is not None:
-            self.live.update(Group(*(_table(r, s) for r, s in found)), refresh=True)
+            # A live display taller than the terminal loses its end, which is where the work is.
+            tall = sum(2 * len(s) + 2 for _, s in found) > output.progress.height
+            self.live.update(Group(*(_table(r, s, short=tall) for r, s in found)), refresh=True)
         for line in lines:
             output.note(line)
         self._alone([r for r, _ in found])
@@ -83,6 +85,12 @@ class Watch:
             )
 
 
+def window(states: Sequence[str]) -> range:
+    """Which steps to show where there is no room for all: the first that is not done, and those beside it. Pure."""
+    at = next((i for i, state in enumerate(states) if state != "done"), len(states))
+    return range(max(0, at - 1), min(len(states), at + 2))
+
+
 def summary(step: StepRow) -> str:
     """How far a step is, in a few words."""
     d: dict[str, Any] = step.detail
@@ -99,18 +107,24 @@ def summary(step: StepRow) -> str:
     return "past its deadline" if d.get("forced") else ""
 
 
-def _table(rollout: RolloutRow, steps: Sequence[StepRow]) -> Table:
+def _table(rollout: RolloutRow, steps: Sequence[StepRow], *, short: bool) -> Table:
+    short = short and rollout.state == "running"
+    shown = window([s.state for s in steps]) if short else range(len(steps))
     title = f"roll {rollout.id}: {rollout.pool} to {rollout.release}: {rollout.state}"
     title += f", driven by {rollout.driver}" if rollout.driver else ""
     table = Table(title=escape(title), title_justify="left", box=None, pad_edge=False)
     for name in ("", "step", "", "s", ""):
         table.add_column(name, justify="right" if name == "s" else "left", overflow="fold")
-    for s in steps:
+    if shown.start:
+        table.add_row("", f"[dim]{shown.start} steps done[/]")
+    for s in steps[shown.start : shown.stop]:
         seconds = ""
         if s.started_at is not None:
             seconds = f"{((s.ended_at - s.started_at).total_seconds() if s.ended_at else s.age or 0):.1f}"
         what = escape(Step(s.action, s.args).text())
         table.add_row(str(s.seq), what, f"[{_STYLE[s.state]}]{s.state}[/]", seconds, escape(summary(s)))
+    if shown.stop < len(steps):
+        table.add_row("", f"[dim]{len(steps) - shown.stop} more to come[/]")
     if rollout.error:
         table.caption = f"[bold red]{escape(rollout.error)}[/]"
     return table

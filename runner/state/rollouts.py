@@ -67,7 +67,7 @@ def find_release(connection: Connection, name: str) -> ReleaseView:
         return newest[0]
     row = connection.execute(text(_RELEASES + "WHERE id = :id"), {"id": name}).one_or_none()
     if row is None:
-        raise UsageError(f"no release {name!r}", "`deployctl release list` shows those there are")
+        raise UsageError(f"no release {name!r}", "`deployctl release list --env ENV` shows those there are")
     return ReleaseView(*row)
 
 
@@ -146,7 +146,7 @@ def get(connection: Connection, rollout_id: int) -> RolloutRow:
     """One rollout. Raises UsageError if there is none with this id."""
     found = connection.execute(text(f"{_SELECT} WHERE id = :id"), {"id": rollout_id}).mappings().one_or_none()
     if found is None:
-        raise UsageError(f"no roll {rollout_id}", "`deployctl roll --watch` shows the latest")
+        raise UsageError(f"no roll {rollout_id}", "`deployctl roll --env ENV --watch` shows the latest")
     return RolloutRow(**found)
 
 
