@@ -81,6 +81,13 @@ class Settings(BaseSettings):
             raise ValueError(f"must start with redis:// or rediss://, not {value.split(':')[0]}://")
         return value
 
+    @field_validator("log_level")
+    @classmethod
+    def _known_level(cls, value: str) -> str:
+        if value.lower() not in ("debug", "info", "warning", "error"):
+            raise ValueError(f"must be debug, info, warning or error, not {value!r}")
+        return value.lower()
+
     @model_validator(mode="after")
     def _deadlines_nest(self) -> Settings:
         if self.lease_seconds < 3 * self.heartbeat_seconds:

@@ -216,8 +216,18 @@ def test_a_database_that_is_away_is_one_line(monkeypatch: pytest.MonkeyPatch, ru
     assert "hunter2" not in err and "psycopg" not in err
 
 
-@pytest.mark.parametrize("value", ["many", "0"])
-def test_a_setting_that_is_wrong_names_its_variable(monkeypatch: pytest.MonkeyPatch, runner: Run, value: str) -> None:
-    monkeypatch.setenv("SLUICE_SLOTS", value)
+@pytest.mark.parametrize(
+    ("variable", "value"), [("SLUICE_SLOTS", "many"), ("SLUICE_SLOTS", "0"), ("SLUICE_LOG_LEVEL", "loud")]
+)
+def test_a_setting_that_is_wrong_names_its_variable_and_the_value(
+    monkeypatch: pytest.MonkeyPatch, runner: Run, variable: str, value: str
+) -> None:
+    monkeypatch.setenv(variable, value)
     code, _, err = runner("config", "show")
-    assert code == 2 and "SLUICE_SLOTS" in err and repr(value) in err
+    assert code == 2 and variable in err and repr(value) in err and "hint: " in err
+
+
+def test_a_url_that_is_wrong_does_not_show_its_password(monkeypatch: pytest.MonkeyPatch, runner: Run) -> None:
+    monkeypatch.setenv("SLUICE_DATABASE_URL", "mysql://u:hunter2@db/x")
+    code, _, err = runner("config", "show")
+    assert code == 2 and "must start with postgresql://, not mysql://" in err and "hunter2" not in err
