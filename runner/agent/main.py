@@ -23,6 +23,7 @@ from runner.agent.metadata import Metadata
 from runner.agent.service import Service
 from runner.settings import Settings
 from runner.state import db, nodes, queries, transitions
+from runner.telemetry import systemd
 
 log = structlog.get_logger("agent")
 
@@ -39,7 +40,11 @@ class Agent:
         self.settings = settings
         self.engine = engine
         self.node_id = settings.node_id or settings.instance_id or socket.gethostname()
-        env = {**os.environ, "SLUICE_NODE_ID": self.node_id, "SLUICE_HOME": str(settings.home.absolute())}
+        env = {
+            **systemd.without(os.environ),
+            "SLUICE_NODE_ID": self.node_id,
+            "SLUICE_HOME": str(settings.home.absolute()),
+        }
         self.service = Service(
             [sys.executable, "-m", "runner.cli", settings.role],
             env,
@@ -61,8 +66,10 @@ class Agent:
 
     def run(self) -> int:
         """Turn until told to stop and the service has ended; the exit status."""
+        systemd.notify("READY=1")
         while True:
             view, acts = self.turn()
+            systemd.notify("WATCHDOG=1")
             if Act.EXIT in acts:
                 return self.exit_code
             busy = bool(acts) or view.launching or view.terminating or view.node in ("draining", "drained")

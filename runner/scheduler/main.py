@@ -97,6 +97,7 @@ class Scheduler:
             with self.engine.begin() as connection:
                 if not create_runs(connection):
                     break
+            systemd.notify("WATCHDOG=1")  # catching up on many runs is work, not a hang
         dispatch(self.engine, self.doorbell)
         for duty in self._periodic:
             duty.maybe()

@@ -13,6 +13,7 @@ from sqlalchemy.exc import DBAPIError
 from runner.settings import Settings
 from runner.state import nodes
 from runner.state.nodes import Orders
+from runner.telemetry import systemd
 from runner.worker.execute import Attempts
 
 log = structlog.get_logger(__name__)
@@ -65,6 +66,7 @@ class Heartbeat:
             except DBAPIError as e:
                 log.warning("heartbeat failed", action="heartbeat", error=str(e.orig))
             self._fence()
+            systemd.notify("WATCHDOG=1")  # of the one thread that must not hang: a lease is at stake
 
     def beat(self) -> None:
         """Renew, then act on the answer."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import threading
 import uuid
 from pathlib import Path
 
@@ -112,7 +111,6 @@ class Worker:
             quiet=True,
         )
         systemd.notify("READY=1")
-        threading.Thread(target=self._watchdog, name="watchdog", daemon=True).start()
         try:
             worker.start()
         finally:
@@ -128,11 +126,6 @@ class Worker:
         self.heartbeat.stop()
         self.children.close()
         self.engine.dispose()
-
-    def _watchdog(self) -> None:
-        while True:
-            systemd.notify("WATCHDOG=1")
-            threading.Event().wait(5)
 
     def _fetch(self, version: str) -> Path:
         storage = Storage.open(self.settings.artifacts_url)

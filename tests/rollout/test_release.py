@@ -36,7 +36,7 @@ def tree(tmp_path: Path) -> Path:
         "pyproject.toml": PROJECT,
         "requirements.lock": "boto3==1\n",
         "runner/__init__.py": "",
-        "systemd/sluice-agent.service": "[Unit]\n",
+        "systemd/runner-agent.service": "[Unit]\n",
         "ansible/site.yml": "[]\n",
         "ansible/__pycache__/x.pyc": "no",
         "scripts/bootstrap": "#!/bin/sh\n",
@@ -58,7 +58,7 @@ def test_a_release_holds_what_a_node_runs(tree: Path) -> None:
         "manifest.json",
         "requirements.lock",
         "scripts/bootstrap",
-        "systemd/sluice-agent.service",
+        "systemd/runner-agent.service",
         "wheel/sluice-1.2.3-py3-none-any.whl",
     ]
     assert members["scripts/bootstrap"].mode == 0o755 and members["requirements.lock"].mode == 0o644
