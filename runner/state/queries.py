@@ -11,6 +11,7 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
+from runner.state.transitions import LIVE_SLOTS
 from runner.state.views import (
     Counts,
     DagDetail,
@@ -289,7 +290,7 @@ WHERE n.state <> 'gone' AND (CAST(:role AS text) IS NULL OR n.role = :role)
 ORDER BY array_position(ARRAY['scheduler', 'web', 'worker'], n.role), n.pool, n.registered_at, n.node_id
 """)
 # The queues of single nodes (node.<id>) are shown only while something is on them.
-_QUEUES = text("""
+_QUEUES = text(f"""
 WITH waiting AS (
     SELECT queue, count(*) FILTER (WHERE available_at <= now()) AS ready,
            count(*) FILTER (WHERE available_at > now()) AS delayed,
@@ -301,12 +302,7 @@ WITH waiting AS (
            count(*) FILTER (WHERE state = 'running') AS running,
            sum(interruptions) AS interruptions
     FROM task_instance WHERE state IN ('queued', 'running') GROUP BY queue
-), live AS (
-    SELECT q.queue, sum(n.slots) AS slots, count(*) AS nodes
-    FROM node n JOIN node_heartbeat h USING (node_id), unnest(n.queues) AS q(queue)
-    WHERE n.role = 'worker' AND n.state = 'ready' AND h.at > now() - make_interval(secs => :fresh)
-    GROUP BY q.queue
-)
+), {LIVE_SLOTS}
 SELECT queue, coalesce(w.ready, 0) AS ready, coalesce(w.delayed, 0) AS delayed, coalesce(i.queued, 0) AS queued,
        coalesce(i.running, 0) AS running, coalesce(l.slots, 0) AS slots, coalesce(l.nodes, 0) AS nodes,
        w.oldest AS oldest_wait_seconds, coalesce(w.interruptions, 0) + coalesce(i.interruptions, 0) AS interruptions

@@ -148,15 +148,18 @@ def create_run(
 
 # --- dispatch -------------------------------------------------------------------------------------------------
 
-# A queue may hold about twice the tasks that its live slots can run: workers never wait for the next one, and
-# everything else (priorities, fairness, a lost message) is still decided here and not in the broker.
-_DISPATCH = text("""
-WITH live AS (
-    SELECT q.queue, sum(n.slots) AS slots
+# Who could take a task, by queue: workers that are ready and were heard of within :fresh seconds.
+LIVE_SLOTS = """live AS (
+    SELECT q.queue, sum(n.slots) AS slots, count(*) AS nodes
     FROM node n JOIN node_heartbeat h USING (node_id), unnest(n.queues) AS q(queue)
     WHERE n.role = 'worker' AND n.state = 'ready' AND h.at > now() - make_interval(secs => :fresh)
     GROUP BY q.queue
-), inflight AS (
+)"""
+
+# A queue may hold about twice the tasks that its live slots can run: workers never wait for the next one, and
+# everything else (priorities, fairness, a lost message) is still decided here and not in the broker.
+_DISPATCH = text(f"""
+WITH {LIVE_SLOTS}, inflight AS (
     SELECT queue, count(*) AS n FROM task_instance WHERE state IN ('queued', 'running') GROUP BY queue
 ), room AS (
     SELECT live.queue, 2 * live.slots - coalesce(inflight.n, 0) AS room
@@ -179,13 +182,8 @@ SELECT id, attempt, queue FROM queued ORDER BY id
 """)
 
 # Queued and still not claimed although the queue has idle slots: its message is lost, or was never sent.
-_RESEND = text("""
-WITH live AS (
-    SELECT q.queue, sum(n.slots) AS slots
-    FROM node n JOIN node_heartbeat h USING (node_id), unnest(n.queues) AS q(queue)
-    WHERE n.role = 'worker' AND n.state = 'ready' AND h.at > now() - make_interval(secs => :fresh)
-    GROUP BY q.queue
-), running AS (
+_RESEND = text(f"""
+WITH {LIVE_SLOTS}, running AS (
     SELECT queue, count(*) AS n FROM task_instance WHERE state = 'running' GROUP BY queue
 ), late AS (
     SELECT t.id FROM task_instance t JOIN live USING (queue) LEFT JOIN running USING (queue)
