@@ -18,6 +18,7 @@ from sqlalchemy.exc import DBAPIError
 
 from runner.state.nodes import Orders
 from runner.worker.pool import SLOT_FREE, forget
+from runner.worker.threads import essential
 
 log = structlog.get_logger(__name__)
 
@@ -82,7 +83,7 @@ class IdleWatch:
         self._done = done
         self._looks = 0
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._loop, name="idle-watch", daemon=True)
+        self._thread = essential("idle-watch", self._loop)
 
     def start(self) -> None:
         self._thread.start()

@@ -100,13 +100,16 @@ class Executor:
             return
         try:
             outcome = self._run(attempt)
-            attempt.finishing = True
-            if attempt.abandoned:
-                log.warning("attempt abandoned", action="execute", why=attempt.abandoned, **_names(attempt.claim))
-            else:
-                self._finisher.finish(outcome)
-        finally:
+        except BaseException:
+            self.attempts.remove(attempt)  # a bug here: the lease runs out and the task is handed on
+            raise
+        attempt.finishing = True
+        if attempt.abandoned:
+            log.warning("attempt abandoned", action="execute", why=attempt.abandoned, **_names(attempt.claim))
             self.attempts.remove(attempt)
+        else:
+            # Held until it is committed, so that its lease is renewed and the node is not idle before.
+            self._finisher.finish(outcome, lambda: self.attempts.remove(attempt))
 
     def _claim(self, task_instance: int, attempt_number: int) -> Attempt | None:
         lease = self._settings.lease_seconds

@@ -15,6 +15,7 @@ from runner.state import nodes
 from runner.state.nodes import Orders
 from runner.telemetry import systemd
 from runner.worker.execute import Attempts
+from runner.worker.threads import essential
 
 log = structlog.get_logger(__name__)
 
@@ -41,7 +42,7 @@ class Heartbeat:
         self._obey = obey
         self._stopping = False
         self._wake = threading.Event()
-        self._thread = threading.Thread(target=self._loop, name="heartbeat", daemon=True)
+        self._thread = essential("heartbeat", self._loop)
 
     def start(self) -> None:
         self._thread.start()

@@ -11,6 +11,7 @@ import structlog
 from runner.settings import SluiceError
 from runner.storage import Storage
 from runner.storage.logs import LogWriter
+from runner.worker.threads import essential
 
 log = structlog.get_logger(__name__)
 
@@ -34,7 +35,7 @@ class LogShipper:
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._stopping = False
-        self._thread = threading.Thread(target=self._loop, name="logs", daemon=True)
+        self._thread = essential("logs", self._loop)
 
     def start(self) -> None:
         self._thread.start()
