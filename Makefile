@@ -9,7 +9,7 @@ ENV ?=
 STACK ?=
 ARGS ?=
 
-.PHONY: help setup lock demo demo-down test lint format plan apply destroy output roll clean
+.PHONY: help setup lock demo demo-down test bench lint format plan apply destroy output roll clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ demo-down: $(STAMP) ## stop and remove what `make demo` left running
 
 test: $(STAMP) ## all tests, on real engines
 	@$(BIN)/pytest $(ARGS)
+
+bench: $(STAMP) ## [CASES="chain4 fan200"] [N=5]: measure the hot path, one JSON line a case (ARGS=--help lists them)
+	@scripts/bench $(if $(N),-n $(N)) $(CASES) $(ARGS)
 
 lint: $(STAMP) ## format, lint, types, terraform fmt and validate
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/python terraform/lint.py
