@@ -7,6 +7,7 @@ import json
 import signal
 import sys
 import time
+from typing import NoReturn
 
 from runner.settings import SluiceError
 from tests.bench.cases import CASES, SLOTS, Bench, say
@@ -35,7 +36,8 @@ def main() -> int:
     if wanted.n < 1:
         print(f"error: {wanted.n} measurements a case; at least 1", file=sys.stderr)
         return 2
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupt)
     try:
         return measure(wanted.cases or quick, wanted.n)
     except SluiceError as e:
@@ -44,6 +46,13 @@ def main() -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+
+
+def interrupt(*_: object) -> NoReturn:
+    """Ctrl-C and TERM: everything that was started ends, the temporary directory goes. Once: a second one must not interrupt that."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def measure(names: list[str], runs: int) -> int:

@@ -7,7 +7,6 @@ import datetime as dt
 import itertools
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -52,6 +51,10 @@ class Engines:
         self.valkey.stop()
         self.postgres.stop()
 
+    def kill_processes(self) -> None:
+        """Kill what fleets have started, and what that has started."""
+        process.kill_tree(None, f"BENCH_DIR={self.directory}")
+
     def pids(self) -> dict[str, int]:
         """The root process of each engine."""
         found = {"database": process.read(self.postgres.pidfile), "broker": process.read(self.valkey.pidfile)}
@@ -67,9 +70,7 @@ def engines() -> Iterator[Engines]:
         made.start()
         yield made
     finally:
-        for number in (signal.SIGINT, signal.SIGTERM):  # a second Ctrl-C must not interrupt the cleaning up
-            with contextlib.suppress(ValueError):
-                signal.signal(number, signal.SIG_IGN)
+        made.kill_processes()  # of a fleet whose own end was interrupted
         made.stop()
         shutil.rmtree(directory, ignore_errors=True)
 
@@ -91,7 +92,7 @@ class Fleet:
             broker.flushall()
         self.environment = {
             **{k: v for k, v in os.environ.items() if not k.startswith(("SLUICE_", "AWS_", "BENCH_"))},
-            "BENCH_DIR": str(self.directory),
+            "BENCH_DIR": str(engines.directory),
             "SLUICE_ENV": "dev",
             "SLUICE_DATABASE_URL": self.url,
             "SLUICE_BROKER_URL": engines.valkey.url,
@@ -155,7 +156,7 @@ class Fleet:
         for child in self.processes.values():
             with contextlib.suppress(subprocess.TimeoutExpired):
                 child.wait(max(0.0, end - time.monotonic()))
-        process.kill_tree(None, f"BENCH_DIR={self.directory}")  # and what they have started
+        self.engines.kill_processes()
         for child in self.processes.values():
             child.wait()
         self.database.close()
