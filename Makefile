@@ -8,6 +8,9 @@ PYTHON ?= python3
 ENV ?=
 STACK ?=
 ARGS ?=
+ONLY ?=
+CHAOS_SCALE ?= 1
+SEED ?=
 
 .PHONY: help setup lock demo demo-down test bench lint format plan apply destroy output roll clean
 
@@ -35,6 +38,9 @@ test: $(STAMP) ## all tests, on real engines
 
 bench: $(STAMP) ## [CASES="chain4 fan200"] [N=5]: measure the hot path, one JSON line a case (ARGS=--help lists them)
 	@scripts/bench $(if $(N),-n $(N)) $(CASES) $(ARGS)
+
+chaos: $(STAMP) ## [ONLY="name …" CHAOS_SCALE=1 SEED=]: break everything that may break, and judge what really ran
+	@scripts/chaos $(ONLY) --scale $(CHAOS_SCALE) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 lint: $(STAMP) ## format, lint, types, terraform fmt and validate
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/python terraform/lint.py

@@ -1,0 +1,1 @@
+"""`make chaos`: faults thrown at real processes on real engines, and a judge that reads what really ran."""
