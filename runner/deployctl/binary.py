@@ -112,7 +112,7 @@ def cache_directory(environ: Mapping[str, str]) -> Path:
 def child_environ(environ: Mapping[str, str]) -> dict[str, str]:
     """The environment a terraform process gets.
 
-    Providers come from `TF_CLI_CONFIG_FILE` if that file exists, else from the directory `SLUICE_TF_MIRROR`
+    Providers come from `TF_CLI_CONFIG_FILE` if that file can be read, else from the directory `SLUICE_TF_MIRROR`
     names (it holds `registry.terraform.io/`), else from the registry through a shared cache folder.
     What would make a run depend on the caller's shell (`TF_CLI_ARGS`, `TF_WORKSPACE`, `TF_DATA_DIR`) is dropped.
     Raises UsageError for a mirror that is not one.
@@ -122,9 +122,9 @@ def child_environ(environ: Mapping[str, str]) -> dict[str, str]:
     }
     out |= {"TF_IN_AUTOMATION": "1", "TF_INPUT": "0", "CHECKPOINT_DISABLE": "1"}
     config = out.get("TF_CLI_CONFIG_FILE", "")
-    if config and Path(config).is_file():
+    if config and os.access(config, os.R_OK):
         return out
-    # Terraform prints a warning into every output when the variable names a file that is not there.
+    # Terraform prints a warning into every output when the variable names a file that it cannot read.
     out.pop("TF_CLI_CONFIG_FILE", None)
     mirror = out.get("SLUICE_TF_MIRROR", "")
     if mirror:
