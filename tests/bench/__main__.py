@@ -49,7 +49,10 @@ def main() -> int:
 
 
 def interrupt(*_: object) -> NoReturn:
-    """Ctrl-C and TERM: everything that was started ends, the temporary directory goes. Once: a second one must not interrupt that."""
+    """Ctrl-C and TERM: everything that was started ends, the temporary directory goes.
+
+    Once: a second Ctrl-C must not interrupt that.
+    """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
