@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
+from runner.bundle.archive import unpack
 from runner.bundle.build import version_of
 from runner.bundle.load import lock_of
 from runner.settings import SluiceError, UsageError
@@ -87,7 +88,7 @@ def unpacked(tar: bytes, beside: Path | None = None) -> Iterator[Path]:
         directory = Path(parent) / "bundle"
         directory.mkdir()
         with tarfile.open(fileobj=io.BytesIO(tar), mode="r:") as archive:
-            archive.extractall(directory, filter="data")
+            unpack(archive, directory)
         yield directory
     finally:
         shutil.rmtree(parent, ignore_errors=True)
