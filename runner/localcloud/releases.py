@@ -19,7 +19,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-from runner.bundle.archive import unpack
+from runner.bundle.archive import unpack as unpack_tar
 from runner.localcloud.state import LocalState
 from runner.settings import SluiceError
 
@@ -86,7 +86,7 @@ def unpack(archive: bytes, target: Path) -> None:
     part.mkdir(parents=True)
     try:
         with tarfile.open(fileobj=io.BytesIO(archive), mode="r:gz") as tar:
-            unpack(tar, part)
+            unpack_tar(tar, part)
         wheels = sorted((part / "wheel").glob("*.whl"))
         if not wheels:
             raise SluiceError(f"release {target.name} holds no wheel/*.whl")
