@@ -8,6 +8,13 @@ def noop() -> None: ...
 
 
 @dag
+def fan32() -> None:
+    """Enough to have every slot's process warm."""
+    for i in range(32):
+        noop.override(task_id=f"t{i}")()
+
+
+@dag
 def fan2000() -> None:
     for i in range(2000):
         noop.override(task_id=f"t{i}")()
