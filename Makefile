@@ -12,7 +12,7 @@ ONLY ?=
 CHAOS_SCALE ?= 1
 SEED ?=
 
-.PHONY: help setup lock demo demo-down test bench lint format plan apply destroy output roll clean
+.PHONY: help setup lock demo demo-down test bench chaos lint format plan apply destroy output roll clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

@@ -12,10 +12,12 @@ import structlog
 from celery import Celery
 from kombu.entity import Queue
 from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
 
 from runner.state.transitions import Message
 
 TASK = "sluice.execute"
+AWAY = (OperationalError, OSError, RedisError)  # opening a connection raises the client's own errors, unwrapped
 log = structlog.get_logger(__name__)
 
 
@@ -71,7 +73,7 @@ class Doorbell:
             for message in messages:
                 self._send(message)
                 sent += 1
-        except (OperationalError, OSError) as e:
+        except AWAY as e:
             self.close()
             log.warning("broker is away; the messages will be sent again", action="ring", error=str(e))
         return sent
@@ -97,5 +99,5 @@ class Doorbell:
         if producer is not None:
             try:
                 producer.channel.connection.client.close()
-            except (OperationalError, OSError):
+            except AWAY:
                 log.debug("closing a dead broker connection", action="ring")

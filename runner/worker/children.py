@@ -23,6 +23,7 @@ log = structlog.get_logger(__name__)
 
 START_SECONDS = 60.0  # a bundle's imports may take this long
 KILL_SECONDS = 5.0  # between TERM and KILL of a task that exceeded its time
+CLOSE_SECONDS = 2.0  # for a warm parent to end what runs under it
 TASKS_PER_CHILD = 100  # a leak in pipeline code stays small
 WARM_PARENTS = 8  # bundle versions kept warm at once
 
@@ -100,10 +101,15 @@ class WarmParent:
             return self._ended.pop(pid, None)
 
     def close(self) -> None:
-        """End the process, and with it (the kernel sees to it) all its children."""
+        """End the process; it ends its children before, and what they have started."""
         self.alive = False
-        self._process.kill()
-        self._process.wait()
+        with contextlib.suppress(OSError):
+            self._control.shutdown(socket.SHUT_RDWR)
+        try:
+            self._process.wait(CLOSE_SECONDS)
+        except subprocess.TimeoutExpired:  # it hangs in an import, and has no children yet
+            self._process.kill()
+            self._process.wait()
         self._control.close()
 
 

@@ -29,6 +29,7 @@ log = structlog.get_logger(__name__)
 # Killed from outside (out of memory, an operator) is nobody's failure, but a task that is killed every time must
 # not go round for ever.
 MAX_KILLS = 5
+FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM)  # TERM: to a whole cgroup; the worker itself sends it at a timeout only
 
 
 @dataclass
@@ -151,7 +152,7 @@ class Executor:
         except (BundleBroken, SluiceError) as e:
             return _failed(claim, f"bundle {claim.bundle_version} does not load on {self._settings.node_id}: {e}")
         except ChildDied as e:
-            if e.signal == signal.SIGKILL and claim.interruptions < MAX_KILLS:
+            if e.signal in FROM_OUTSIDE and claim.interruptions < MAX_KILLS:
                 return Outcome(claim.task_instance, claim.token, "interrupted", error=str(e))
             return _failed(claim, str(e))
         finally:

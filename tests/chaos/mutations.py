@@ -13,7 +13,7 @@ from .registry import scenario
 from .workers import stale
 
 
-@scenario("mutation-token", seconds=45, kills=True, mutation=("ended the attempt that was running",))
+@scenario("mutation-token", seconds=45, kills=True, mutation=("the attempt that was running",))
 def mutation_token(f: Fleet) -> None:
     """Without the fencing token a stale outcome is believed, and ends the attempt that runs."""
     stale(f, CHAOS_MUTATION="token")
@@ -54,7 +54,8 @@ def mutation_gate(f: Fleet) -> None:
         f.spawn("worker", "w2", CHAOS_MUTATION="gate"),
     ):
         f.registered(s)
-    f.run("wide", 3, seconds=[0.02, 0.1])
+    f.warm()
+    f.run("wide", 8, seconds=[0.02, 0.04])
     f.busy(4)
     f.cordon("w1")
 
