@@ -67,6 +67,10 @@ class WarmParent:
         hello = self._hello()
         if "warm" not in hello:
             self.close()
+            if not hello and self._process.returncode < 0:  # killed from outside: that says nothing of the bundle
+                number = -self._process.returncode
+                name = signal.Signals(number).name
+                raise ChildDied(f"the process that imports the bundle was killed by {name}", number)
             raise BundleBroken(hello.get("broken", "the process that imports the bundle ended at once"))
         threading.Thread(target=self._listen, name="warm-parent", daemon=True).start()
 
@@ -125,7 +129,8 @@ class Child:
         self.reusable = True
         hello = self._reader.readline()
         if not hello:
-            raise ChildDied("the child ended before its first task")
+            # None of the task's code has run in it.
+            raise ChildDied("the child was killed before its first task", int(signal.SIGKILL))
         self.pid: int = json.loads(hello)["pid"]
 
     def run(self, request: dict[str, Any], timeout_seconds: float | None) -> dict[str, Any]:

@@ -26,7 +26,7 @@ def broker_flush(f: Fleet) -> None:
 def broker_restart(f: Fleet) -> None:
     """KILL the broker while tasks run and start it again: no task is stopped, none is lost."""
     f.start(workers=2)
-    for _ in f.rounds(3):
+    for _ in f.rounds(2):
         f.run("wide", 2, seconds=[0.1, 0.5])
         f.busy(2)
         server = process.read(f.engines.valkey.pidfile)
@@ -65,7 +65,7 @@ def database_away(f: Fleet) -> None:
     """The database is away for longer than a lease: what runs is stopped and comes back, once."""
     f.start(workers=2, schedulers=2)
     for _ in f.rounds(1):
-        f.run("wide", 2, seconds=[0.5, 6.0])
+        f.run("wide", seconds=[0.5, 6.0])
         f.busy(6)
         f.pause(0.0, 0.5)
         _crash(f, 5.0)

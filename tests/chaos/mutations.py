@@ -60,7 +60,7 @@ def mutation_gate(f: Fleet) -> None:
     f.cordon("w1")
 
 
-@scenario("mutation-sweep", seconds=20, kills=True, mutation=("is queued", "is running"))
+@scenario("mutation-sweep", seconds=16, kills=True, mutation=("is queued", "is running"))
 def mutation_sweep(f: Fleet) -> None:
     """Without the sweeps a lost message and a lost worker are never made good."""
     f.start(workers=2, CHAOS_MUTATION="resend,reap")

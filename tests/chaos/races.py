@@ -37,7 +37,7 @@ def duplicates(f: Fleet) -> None:
     thread = threading.Thread(target=ring_again)
     thread.start()
     try:
-        for _ in f.rounds(4):
+        for _ in f.rounds(3):
             f.run("diamonds", 4, seconds=[0.02, 0.2])
             f.pause(0.5, 1.0)
         f.wait(f.over, "all runs end")

@@ -8,6 +8,10 @@ from runner.localcloud.judge import Execution, judge, read_ledger
 
 from .fleet import Fleet
 
+_RETRIED = """
+    SELECT max(detail) FROM event
+    WHERE kind = 'task' AND subject = CAST(:id AS text) AND detail LIKE 'will be retried%'"""
+
 
 @dataclass(frozen=True)
 class Result:
@@ -50,7 +54,8 @@ def verdict(fleet: Fleet, *, kills: bool) -> Result:
         if row.state != "success":
             problems.append(f"task instance {row.id} of run {row.run_id} is {row.state}: {row.error}")
         elif row.tries != 1:
-            problems.append(f"task instance {row.id} of run {row.run_id} used up {row.tries - 1} retries")
+            why = fleet.one(_RETRIED, id=row.id)
+            problems.append(f"task instance {row.id} of run {row.run_id} used up {row.tries - 1} retries: {why}")
     runs = fleet.all("SELECT id, state, unfinished FROM dag_run")
     problems += [f"run {r.id} is {r.state}" for r in runs if r.state != "success" or r.unfinished != 0]
     missing = set(fleet.created) - {r.id for r in runs}

@@ -19,7 +19,7 @@ def worker_kill(f: Fleet) -> None:
     f.start(workers=3)
     f.run("diamonds", 6 * len(f.rounds(1)))
     f.busy(4)
-    for _ in f.rounds(8):
+    for _ in f.rounds(6):
         victim = f.rng.choice(f.workers())
         victim.kill()
         f.pause(0.0, 0.3)
@@ -53,7 +53,7 @@ def child_kill(f: Fleet) -> None:
 def bare_term(f: Fleet) -> None:
     """TERM a busy worker, with no drain before: it finishes what runs and hands nothing on twice."""
     f.start(workers=2)
-    for _ in f.rounds(10):
+    for _ in f.rounds(6):
         f.run("wide", 2, seconds=[0.02, 0.2])
         f.busy()
         f.pause(0.0, 0.3)
@@ -67,7 +67,7 @@ def bare_term(f: Fleet) -> None:
 def cgroup_term(f: Fleet) -> None:
     """TERM every process of a worker at once, as a unit without KillMode=mixed would: no retry is used up."""
     f.start(workers=2)
-    for _ in f.rounds(5):
+    for _ in f.rounds(3):
         f.run("wide", 2, seconds=[0.1, 0.4])
         f.busy(3)
         f.pause(0.0, 0.2)
@@ -88,7 +88,7 @@ def cgroup_term(f: Fleet) -> None:
 def full_drain(f: Fleet) -> None:
     """Cordon → drained → TERM → terminated, with the replacement up first, as a roll does it."""
     f.start(workers=2)
-    for i in f.rounds(8):
+    for i in f.rounds(5):
         f.run("wide", 2, seconds=[0.02, 0.3])
         f.busy()
         new = f.spawn("worker", f"w{i + 3}")
@@ -105,7 +105,7 @@ def full_drain(f: Fleet) -> None:
 def drain_restart(f: Fleet) -> None:
     """KILL a worker while it drains and start it again: it claims nothing, and says that it is drained."""
     f.start(workers=1)
-    for i in f.rounds(4):
+    for i in f.rounds(3):
         f.run("wide", 2, seconds=[0.1, 0.4])
         f.busy(2)
         f.registered(f.spawn("worker", f"w{i + 2}"))
@@ -124,7 +124,7 @@ def sigstop_worker(f: Fleet) -> None:
     f.start(workers=2)
     f.warm()
     for _ in f.rounds(1):
-        f.run("wide", seconds=[2.0, 6.0])
+        f.run("wide", seconds=[2.0, 4.5])
         f.wait(lambda: all(len(f.children(w)) == 4 for w in f.workers()), "all slots are busy")
         victim = f.rng.choice(f.workers())
         victim.signal(signal.SIGSTOP)
