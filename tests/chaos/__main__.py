@@ -39,7 +39,7 @@ def judged(scenario: Scenario, result: Result) -> tuple[bool, str]:
     if missing:
         return False, f"the fault was not detected: nothing about {', '.join(map(repr, missing))} in {result.problems}"
     found = [next(p for p in result.problems if want in p) for want in scenario.mutation]
-    return True, "detected: " + "; ".join(found)
+    return True, "detected: " + "; ".join(p[:100] for p in found)
 
 
 def main() -> int:
