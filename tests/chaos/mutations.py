@@ -67,6 +67,7 @@ def mutation_sweep(f: Fleet) -> None:
     f.run("one", 6, seconds=[1.0, 1.0])
     f.busy(4)
     f.rng.choice(f.workers()).kill()
-    f.engines.flush()
-    f.run("wide", 2)
-    f.engines.flush()
+    f.run("wide", 4)
+    for _ in range(100):  # one of these comes between a ringing and its worker
+        f.engines.flush()
+        f.pause(0.0, 0.02)
