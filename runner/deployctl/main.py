@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import contextlib
 import importlib
 import importlib.util
 import re
@@ -231,6 +232,9 @@ def _show_usage(error: Any) -> None:
 
 
 def _interrupted() -> int:
+    # Everything is over: a second Ctrl-C now would only spoil the exit status.
+    with contextlib.suppress(ValueError):  # not the main thread
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     output.note("interrupted; nothing is lost: running the same command again goes on")
     return INTERRUPTED
 
