@@ -44,11 +44,24 @@ class BundleBroken(Exception):
     """The bundle could not be imported on this node."""
 
 
+def _pair() -> tuple[socket.socket, socket.socket]:
+    """A socket pair that blocks.
+
+    While Celery shuts down it sets a default timeout for every new socket of the process. A socket with a timeout is
+    non-blocking for the kernel, for the process at the other end too: a child forked then would read "nothing there"
+    as the end of its worker, and kill itself and its task.
+    """
+    ours, theirs = socket.socketpair()
+    ours.settimeout(None)
+    theirs.settimeout(None)
+    return ours, theirs
+
+
 class WarmParent:
     """A process that has imported one bundle version and forks children from there."""
 
     def __init__(self, bundle: Path, log_path: Path) -> None:
-        self._control, theirs = socket.socketpair()
+        self._control, theirs = _pair()
         with theirs, log_path.open("ab") as output:
             # Popen from a thread that lives as long as the worker: the kernel ties the process to that thread.
             self._process = subprocess.Popen(
@@ -93,7 +106,7 @@ class WarmParent:
 
     def fork(self) -> Child:
         """A new child, waiting for its first task."""
-        mine, theirs = socket.socketpair()
+        mine, theirs = _pair()
         with theirs, self._lock:
             socket.send_fds(self._control, [b"f"], [theirs.fileno()])
         return Child(mine, self)
