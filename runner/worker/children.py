@@ -244,6 +244,8 @@ class Children:
         with self._lock:
             entries, self._versions = list(self._versions.values()), {}
         for entry in entries:
+            for child in entry.idle:
+                child.close()
             entry.parent.close()
 
     def _idle(self, entry: _Version) -> Child | None:
