@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from runner.deployctl import output
-from runner.deployctl.main import guarded
+from runner.deployctl.main import guarded, leave
 from runner.settings import Settings, SluiceError, UsageError, load
 from runner.state.views import to_json
 
@@ -36,7 +36,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 def main() -> None:
     """Entry point: exit status 0 done, 1 failed, 2 bad usage or configuration, 3 refused, 130 interrupted."""
-    sys.exit(guarded(app, sys.argv[1:], "runner"))
+    leave(guarded(app, sys.argv[1:], "runner"))
 
 
 # --- processes ------------------------------------------------------------------------------------------------

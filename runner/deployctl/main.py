@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import importlib
 import importlib.util
@@ -122,7 +121,14 @@ def _root(
 def main(args: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit: 0 done, 1 failed, 2 bad usage or config, 3 refused, 130 interrupted."""
     _terminate_like_ctrl_c()
-    sys.exit(run(sys.argv[1:] if args is None else args))
+    leave(run(sys.argv[1:] if args is None else args))
+
+
+def leave(code: int) -> NoReturn:
+    """End the process with this exit status."""
+    if code == INTERRUPTED:  # all is over: a second Ctrl-C in the middle of the exit would only spoil the status
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.exit(code)
 
 
 def run(args: Sequence[str]) -> int:
@@ -232,9 +238,6 @@ def _show_usage(error: Any) -> None:
 
 
 def _interrupted() -> int:
-    # Everything is over: a second Ctrl-C now would only spoil the exit status.
-    with contextlib.suppress(ValueError):  # not the main thread
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
     output.note("interrupted; nothing is lost: running the same command again goes on")
     return INTERRUPTED
 
