@@ -298,7 +298,11 @@ WITH waiting AS (
            count(*) FILTER (WHERE state = 'up_for_retry') AS delayed,
            CAST(extract(epoch FROM now() - min(ready_at) FILTER (WHERE state = 'ready')) AS float) AS oldest,
            sum(interruptions) AS interruptions
-    FROM task_instance WHERE state IN ('ready', 'up_for_retry') GROUP BY queue
+    FROM (SELECT queue, state, ready_at, interruptions FROM task_instance
+          WHERE state IN ('ready', 'queued') AND admitted
+          UNION ALL SELECT queue, state, ready_at, interruptions FROM task_instance WHERE state = 'ready' AND NOT admitted
+          UNION ALL SELECT queue, state, ready_at, interruptions FROM task_instance WHERE state = 'up_for_retry') due
+    WHERE state <> 'queued' GROUP BY queue
 ), inflight AS (
     SELECT queue, count(*) FILTER (WHERE state = 'queued') AS queued,
            count(*) FILTER (WHERE state = 'running') AS running,
@@ -316,7 +320,8 @@ _COUNTS = text("""
 SELECT (SELECT count(*) FROM dag WHERE active) AS dags,
        (SELECT count(*) FROM dag_run WHERE state = 'running') AS runs_running,
        day.failed AS runs_failed_24h, day.success AS runs_success_24h,
-       (SELECT count(*) FROM task_instance WHERE state = 'ready') AS tasks_ready,
+       (SELECT count(*) FROM task_instance WHERE state IN ('ready', 'queued') AND admitted AND state = 'ready')
+           + (SELECT count(*) FROM task_instance WHERE state = 'ready' AND NOT admitted) AS tasks_ready,
        (SELECT count(*) FROM task_instance WHERE state = 'queued') AS tasks_queued,
        (SELECT count(*) FROM task_instance WHERE state = 'running') AS tasks_running,
        fleet.nodes, fleet.live AS nodes_live, fleet.slots

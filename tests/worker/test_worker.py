@@ -7,6 +7,7 @@ import time
 import psutil
 import pytest
 
+from runner.scheduler.dispatch import Resender
 from runner.state import nodes
 from runner.storage import Storage
 from runner.storage.logs import read_log
@@ -314,12 +315,10 @@ def test_an_emptied_broker_loses_nothing(busy: Fleet) -> None:
     client.flushall()
     client.close()
     # Then ringing again (the scheduler's duty) is enough
-    from runner.state import transitions
+    resender = Resender(busy.engine, busy.doorbell)
 
     def resend() -> bool:
-        with busy.engine.begin() as c:
-            messages = transitions.resend(c, idle_after=0.5, busy_after=1)
-        busy.doorbell.ring(messages)
+        resender.resend()
         return busy.state(run) == "success"
 
     busy.wait(resend, dispatching=True)
