@@ -29,7 +29,7 @@ from runner.scheduler.create_runs import create_runs
 from runner.scheduler.dispatch import Resender, dispatch
 from runner.scheduler.reap import Reaper
 from runner.settings import Settings, SluiceError
-from runner.state import bundles, nodes, transitions
+from runner.state import backfills, bundles, nodes, transitions
 from runner.state.db import connect, listen
 from runner.state.doorbell import Doorbell, celery_app
 from runner.telemetry import systemd
@@ -103,7 +103,9 @@ class Scheduler:
             todo = agenda(connection)
         if todo.due_dags:
             self._repeat(create_runs)
-        if todo.queued_runs:
+        if todo.backfills:
+            self._advance_backfills()
+        if todo.queued_runs or todo.backfills:
             self._start_runs()
         if todo.late_runs:
             self._repeat(transitions.time_out_runs)
@@ -111,7 +113,7 @@ class Scheduler:
             self._repeat(transitions.wake_retries)
         if todo.past:
             self._repeat(transitions.release_past)
-        if todo.limited or todo.queued_runs or todo.retries or todo.due_dags:
+        if todo.limited or todo.queued_runs or todo.backfills or todo.retries or todo.due_dags:
             with self.engine.begin() as connection:
                 transitions.admit(connection)
         if any(todo):
@@ -137,6 +139,16 @@ class Scheduler:
                 return
             dag_id, started = found
             after = after if started else dag_id
+            systemd.notify("WATCHDOG=1")
+
+    def _advance_backfills(self) -> None:
+        after = 0
+        while not self.stopping.is_set():
+            with self.engine.begin() as connection:
+                found = backfills.advance(connection, after)
+            if found is None:
+                return
+            after, _ = found
             systemd.notify("WATCHDOG=1")
 
     def _look_for_lost_nodes(self) -> None:

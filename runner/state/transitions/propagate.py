@@ -153,7 +153,7 @@ def _note_ready(effect: Effect, limited: bool, n: int = 1) -> None:
 
 _CALLBACKS = text("""
 WITH ended AS (
-    SELECT r.id, r.dag_id, r.bundle_version, r.queue, r.priority,
+    SELECT r.id, r.dag_id, r.bundle_version, r.queue, r.priority, r.run_type,
            CASE r.state WHEN 'failed' THEN '@on_failure' ELSE '@on_success' END AS task_id, v.callbacks
     FROM dag_run r JOIN dag_version v USING (dag_id, bundle_version) WHERE r.id = ANY (:ids)
 ), created AS (
@@ -168,17 +168,18 @@ WITH ended AS (
     RETURNING id
 )
 SELECT (SELECT count(*) FROM created) AS callbacks,
-       EXISTS (SELECT 1 FROM dag_run q JOIN ended e USING (dag_id) WHERE q.state = 'queued') AS queued
+       EXISTS (SELECT 1 FROM dag_run q JOIN ended e USING (dag_id) WHERE q.state = 'queued')
+           OR EXISTS (SELECT 1 FROM ended WHERE run_type = 'backfill') AS awaited
 """)
 
 
 def end_runs(connection: Connection, ended: Sequence[Any], effect: Effect) -> None:
-    """What follows the end of runs: their callbacks, and room for runs that are queued."""
+    """What follows the end of runs: their callbacks, and room for runs that wait for it."""
     if not ended:
         return
     row = connection.execute(_CALLBACKS, {"ids": [run.id for run in ended]}).one()
     effect.ready += row.callbacks
-    if row.queued:
+    if row.awaited:
         notify(connection)
 
 

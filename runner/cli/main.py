@@ -418,7 +418,3 @@ def _seconds_since(value: dt.datetime | None) -> float:
 
 def _took(row: Any) -> str:
     return output.duration((row.ended_at - row.created_at).total_seconds()) if row.ended_at else "-"
-
-
-if __name__ == "__main__":
-    main()
