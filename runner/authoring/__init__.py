@@ -3,19 +3,24 @@
 from runner.authoring.context import Context, get_current_context
 from runner.authoring.dag import DAG, dag
 from runner.authoring.errors import AuthoringError, ReturnValueError, Skip
+from runner.authoring.lookup import Connection, NotFoundError, connection, variable
 from runner.authoring.spec import DagSpec, TaskSpec
 from runner.authoring.task import Output, task
 
 __all__ = [
     "DAG",
     "AuthoringError",
+    "Connection",
     "Context",
     "DagSpec",
+    "NotFoundError",
     "Output",
     "ReturnValueError",
     "Skip",
     "TaskSpec",
+    "connection",
     "dag",
     "get_current_context",
     "task",
+    "variable",
 ]
