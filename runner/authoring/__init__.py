@@ -1,4 +1,7 @@
-"""What a pipeline author imports: DAGs, tasks, the running task's context. Imports nothing else of ours."""
+"""What a pipeline author imports: DAGs, tasks, the running task's context.
+
+Imports nothing else of ours, except storage once a task uses it.
+"""
 
 from runner.authoring.context import Context, get_current_context
 from runner.authoring.dag import DAG, dag
