@@ -58,6 +58,17 @@ class Context:
             raise RuntimeError("this task has no storage: give DAG.test() or the Context a storage_url")
         return Storage.open(f"{self.storage_url.rstrip('/')}/files")
 
+    def environment(self) -> dict[str, str]:
+        """What is not Python gets this much of it, as environment variables. Times as ISO 8601."""
+        return {
+            "SLUICE_DAG_ID": self.dag_id,
+            "SLUICE_RUN_ID": self.run_id,
+            "SLUICE_TASK_ID": self.task_id,
+            "SLUICE_TRY_NUMBER": str(self.try_number),
+            "SLUICE_ATTEMPT": str(self.attempt),
+            **{f"SLUICE_{name.upper()}": getattr(self, name).isoformat() for name in _TIMES},
+        }
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; times as ISO 8601."""
         out = dataclasses.asdict(self)

@@ -60,7 +60,8 @@ class Connection:
         return cls(
             name=name,
             type=parts.scheme,
-            host=unquote(parts.hostname or ""),
+            # not .hostname, which is in small letters: for some services the host is a token
+            host=unquote(re.sub(r"^\[(.*)\]$", r"\1", re.sub(r":\d*$", "", parts.netloc.rpartition("@")[2]))),
             port=port,
             login=unquote(parts.username or ""),
             password=unquote(parts.password or ""),
@@ -118,6 +119,13 @@ def connection(name: str) -> Connection:
     if url is not None:
         return Connection.from_url(url, name)
     raise _not_found("connection", "CONN", name)
+
+
+def resolve(where: str | Connection) -> Connection:
+    """A connection given as itself, as a URL or by name. Raises NotFoundError, ValueError."""
+    if isinstance(where, Connection):
+        return where
+    return Connection.from_url(where) if "://" in where else connection(where)
 
 
 def variable(name: str, default: Any = _NOTHING) -> Any:

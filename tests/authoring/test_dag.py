@@ -353,5 +353,5 @@ def test_a_task_reads_and_writes_files(tmp_path: Path) -> None:
         write()
     assert d.test(storage_url=f"file://{tmp_path}/store/")["write"] == f"file://{tmp_path}/store/files/numbers.txt"
     assert (tmp_path / "store/files/numbers.txt").read_bytes() == b"1 2 3"
-    with pytest.raises(RuntimeError, match="no storage: give .* a storage_url"):
+    with pytest.raises(RuntimeError, match=r"no storage: give .* a storage_url"):
         d.test()
