@@ -50,7 +50,8 @@ class Connection:
     def from_url(cls, url: str, name: str = "") -> Connection:
         """`type://login:password@host:port/schema?extra`, each part percent-encoded. Raises ValueError."""
         try:
-            parts = urlsplit(url)
+            # `#` is a letter here: in passwords, and in the channels of chat services
+            parts = urlsplit(url, allow_fragments=False)
             port = parts.port
         except ValueError:
             parts, port = urlsplit(""), None

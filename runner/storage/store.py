@@ -156,7 +156,7 @@ class Storage:
 
     def reader(self, key: str) -> BinaryIO:
         """The object as a file to read from start to end, for code that wants one."""
-        return cast(BinaryIO, io.BufferedReader(_Reading(self.stream(key)), _CHUNK // 4))
+        return as_file(self.stream(key))
 
     def head(self, key: str) -> Stored:
         """Size, time and etag of an object."""
@@ -236,6 +236,11 @@ class Storage:
         )
 
 
+def as_file(pieces: Iterator[bytes]) -> BinaryIO:
+    """Pieces as a file to read from start to end."""
+    return cast(BinaryIO, io.BufferedReader(_Reading(pieces), _CHUNK // 4))
+
+
 class _Reading(io.RawIOBase):
     def __init__(self, pieces: Iterator[bytes]) -> None:
         self._pieces = pieces
@@ -245,8 +250,11 @@ class _Reading(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        if not self._rest:
-            self._rest = memoryview(next(self._pieces, b""))
+        while not self._rest:
+            piece = next(self._pieces, None)
+            if piece is None:
+                return 0
+            self._rest = memoryview(piece)
         count = min(len(buffer), len(self._rest))
         buffer[:count] = self._rest[:count]
         self._rest = self._rest[count:]

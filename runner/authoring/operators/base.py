@@ -65,6 +65,9 @@ class Operator(Output, metaclass=_Joins):
         """A copy with the templates filled in. Raises TemplateError."""
         return self._with(render(self._attributes(), context))
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.task_id}{f' in {self._dag.dag_id}' if self._dag else ''}>"
+
     @property
     def dag(self) -> DAG:  # type: ignore[override]
         """The DAG it is a task of. Raises AuthoringError if it was made outside of one."""
