@@ -102,7 +102,13 @@ class EmailOperator(Operator):
                 )
             kind = mimetypes.guess_type(key)[0] or "application/octet-stream"
             main, _, sub = kind.partition("/")
-            message.add_attachment(storage.get(key), maintype=main, subtype=sub, filename=key.rpartition("/")[2])
+            message.add_attachment(
+                storage.get(key),
+                maintype=main,
+                subtype=sub,
+                filename=key.rpartition("/")[2],
+                params={"charset": "utf-8"} if main == "text" else None,
+            )
         return message
 
 
