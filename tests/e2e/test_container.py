@@ -194,3 +194,14 @@ def test_as_a_task_of_a_dag(client: docker.DockerClient, docker_url: str, image:
             return_last_line=True,
         )  # fmt: skip
     assert d.test(params={"n": 5}) == {"first": "5", "second": "got 5"}
+
+
+def test_the_example_in_the_docs_runs(
+    client: docker.DockerClient, docker_url: str, image: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (Path(__file__).parents[2] / "docs/operators.md").read_text()
+    code = page.partition("## Containers")[2].partition("```python\n")[2].partition("```")[0]
+    monkeypatch.setenv("DOCKER_HOST", docker_url)
+    with DAG("page") as d:
+        exec(code, {"ContainerOperator": ContainerOperator, "dt": dt})
+    assert d.test() == {"count": None}
