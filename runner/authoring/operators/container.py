@@ -119,32 +119,38 @@ class ContainerOperator(Operator):
 
     @contextlib.contextmanager
     def _container(self, client: DockerClient, context: Context) -> Iterator[Container]:
-        from docker.errors import NotFound
+        from docker.errors import APIError, NotFound
 
         name = f"sluice-{uuid.uuid4().hex}"
         guard = _guard(name, self.docker_url)
         container = None
+        gone = False  # for certain
         try:
-            container = self._create(client, name, context)
+            try:
+                container = self._create(client, name, context)
+            except APIError:  # Docker's own answer: it did not make one
+                gone = True
+                raise
             try:
                 yield container
             except BaseException as e:
                 if not isinstance(e, Exception):  # told to stop: it may clean up too
                     container.stop(timeout=STOP_SECONDS)
                 raise
+            finally:
+                with contextlib.suppress(NotFound):
+                    container.remove(force=True, v=True)
+                gone = True
         except NotFound as e:
             if container is None:
                 raise
             raise ContainerError(f"image {self.image}: the container was removed while it ran") from e
         finally:
-            if container is not None:
-                with contextlib.suppress(NotFound):
-                    container.remove(force=True, v=True)
             assert guard.stdin is not None
-            with contextlib.suppress(OSError):
-                guard.stdin.write(b"removed")
-                guard.stdin.close()
-            guard.wait()
+            with contextlib.suppress(OSError), guard.stdin:
+                guard.stdin.write(b"gone" if gone else b"")
+            if gone:
+                guard.wait()
 
     def _create(self, client: DockerClient, name: str, context: Context) -> Container:
         from docker.errors import ImageNotFound
