@@ -3,19 +3,43 @@
 from runner.authoring.context import Context, get_current_context
 from runner.authoring.dag import DAG, dag
 from runner.authoring.errors import AuthoringError, ReturnValueError, Skip
+from runner.authoring.latest_only import latest_only
 from runner.authoring.spec import DagSpec, TaskSpec
 from runner.authoring.task import Output, task
+from runner.authoring.timetables import (
+    Cron,
+    Dates,
+    Every,
+    Except,
+    Intersection,
+    Manual,
+    Market,
+    Once,
+    Sessions,
+    Union,
+)
 
 __all__ = [
     "DAG",
     "AuthoringError",
     "Context",
+    "Cron",
     "DagSpec",
+    "Dates",
+    "Every",
+    "Except",
+    "Intersection",
+    "Manual",
+    "Market",
+    "Once",
     "Output",
     "ReturnValueError",
+    "Sessions",
     "Skip",
     "TaskSpec",
+    "Union",
     "dag",
     "get_current_context",
+    "latest_only",
     "task",
 ]
