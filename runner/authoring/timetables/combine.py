@@ -9,7 +9,7 @@ from typing import Any
 from runner.authoring.errors import AuthoringError
 from runner.authoring.timetables.base import FAR, TICK, Timetable
 
-_MOST_STEPS = 100_000  # an intersection that has not met by then never will
+_MOST_STEPS = 10_000  # two that have not met after as many tries never will
 
 
 @dataclass(frozen=True, init=False)

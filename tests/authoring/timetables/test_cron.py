@@ -16,9 +16,10 @@ UTC = dt.UTC
 HOUR = dt.timedelta(hours=1)
 ZONES = ["Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "America/St_Johns", "Africa/Casablanca", "UTC"]
 
+Fires = Callable[[dt.datetime], bool]
 # Each cron with what it means, said without cron: wall clock → whether it fires.
-FOLLOWING: dict[str, Callable[[dt.datetime], bool]] = {
-    "*/30 * * * *": lambda w: w.minute in (0, 30),
+FOLLOWING: dict[str, Fires] = {
+    "*/30 * * 3,4,10,11 *": lambda w: w.minute in (0, 30) and w.month in (3, 4, 10, 11),
     "0 * * * *": lambda w: w.minute == 0,
     "0 */2 * * *": lambda w: w.minute == 0 and w.hour % 2 == 0,
     "0 */3 * * *": lambda w: w.minute == 0 and w.hour % 3 == 0,
@@ -26,7 +27,7 @@ FOLLOWING: dict[str, Callable[[dt.datetime], bool]] = {
     "45 * 1 * *": lambda w: w.minute == 45 and w.day == 1,
     "*/20 2 * * *": lambda w: w.minute in (0, 20, 40) and w.hour == 2,
 }
-FIXED: dict[str, Callable[[dt.datetime], bool]] = {
+FIXED: dict[str, Fires] = {
     "30 2 * * *": lambda w: (w.hour, w.minute) == (2, 30),
     "0 2 * * *": lambda w: (w.hour, w.minute) == (2, 0),
     "15,45 1-2 * * *": lambda w: w.hour in (1, 2) and w.minute in (15, 45),
@@ -56,7 +57,9 @@ def walls(zone: str, start: dt.datetime, end: dt.datetime) -> list[tuple[dt.date
     return [(t, t.astimezone(place).replace(tzinfo=None, fold=0)) for t in times]
 
 
-def following(zone: str, fires: Callable[[dt.datetime], bool], start: dt.datetime, end: dt.datetime) -> list[dt.datetime]:
+def following(
+    zone: str, fires: Callable[[dt.datetime], bool], start: dt.datetime, end: dt.datetime
+) -> list[dt.datetime]:
     return [t for t, wall in walls(zone, start, end) if fires(wall)]
 
 
