@@ -124,7 +124,6 @@ def _from_traceback(directory: Path, file: str, error: BaseException) -> Problem
 def _schedule_problems(directory: Path, made: DAG) -> list[Problem]:
     timetable = made.timetable
     try:
-        timetable.check()
         # What is over is no mistake: a one-off stays in its file.
         if isinstance(timetable, Manual) or timetable.after(dt.datetime.now(dt.UTC)) or timetable.after(_LONG_AGO):
             return []

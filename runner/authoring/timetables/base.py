@@ -83,9 +83,6 @@ class Timetable:
         """The same with what was left open filled in: the DAG's zone, and the start that intervals count from."""
         return self
 
-    def check(self) -> None:
-        """Raise TimetableError if what it needs from outside (an exchange's calendar) is not there."""
-
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values. `runner.authoring.timetables.from_plain` is the inverse."""
         raise NotImplementedError

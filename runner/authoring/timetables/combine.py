@@ -41,10 +41,6 @@ class _Combined(Timetable):
     def resolved(self, timezone: str, anchor: dt.datetime) -> Timetable:
         return type(self)(*(p.resolved(timezone, anchor) for p in self.parts))
 
-    def check(self) -> None:
-        for part in self.parts:
-            part.check()
-
     def to_json(self) -> dict[str, Any]:
         return {"type": self.type, "of": [p.to_json() for p in self.parts]}
 

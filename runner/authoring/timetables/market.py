@@ -64,9 +64,6 @@ class Market(Timetable):
                     return session
         return None
 
-    def check(self) -> None:
-        sessions_of_year(self.exchange, dt.datetime.now(dt.UTC).year)
-
     def to_json(self) -> dict[str, Any]:
         return {
             "type": "market",

@@ -41,9 +41,6 @@ class Sessions(Timetable):
         known = days_of_year(self.exchange, day.year) if day.year >= first_year(self.exchange) else frozenset()
         return day in known, midnight(day + dt.timedelta(days=1), zone)
 
-    def check(self) -> None:
-        sessions_of_year(self.exchange, dt.datetime.now(UTC).year)
-
     def to_json(self) -> dict[str, Any]:
         return {"type": "sessions", "exchange": self.exchange}
 

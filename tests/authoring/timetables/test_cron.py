@@ -29,6 +29,7 @@ FOLLOWING: dict[str, Fires] = {
 }
 FIXED: dict[str, Fires] = {
     "30 2 * * *": lambda w: (w.hour, w.minute) == (2, 30),
+    "30 18 * * *": lambda w: (w.hour, w.minute) == (18, 30),
     "0 2 * * *": lambda w: (w.hour, w.minute) == (2, 0),
     "15,45 1-2 * * *": lambda w: w.hour in (1, 2) and w.minute in (15, 45),
     "0 0 * * *": lambda w: (w.hour, w.minute) == (0, 0),

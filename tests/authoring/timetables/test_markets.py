@@ -99,7 +99,7 @@ def test_beyond_what_is_known() -> None:
 def test_an_exchange_that_does_not_exist() -> None:
     for timetable in (Market("XXXX"), Cron("@daily") & Sessions("XXXX"), Cron("@daily") - Sessions("XXXX")):
         with pytest.raises(TimetableError, match=r"unknown exchange 'XXXX'; e.g. XNYS"):
-            timetable.check()
+            timetable.after(START)
 
 
 def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,7 +107,7 @@ def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPat
     sessions_module._calendar.cache_clear()
     monkeypatch.setitem(sys.modules, "exchange_calendars", None)
     with pytest.raises(TimetableError, match=r"pip install 'sluice\[calendars\]'"):
-        Market("XNYS").check()
+        Market("XNYS").after(START)
 
 
 def test_nobody_pays_for_pandas_who_asks_no_market() -> None:
