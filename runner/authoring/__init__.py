@@ -2,7 +2,8 @@
 
 from runner.authoring.context import Context, get_current_context
 from runner.authoring.dag import DAG, dag
-from runner.authoring.errors import AuthoringError, ReturnValueError, Skip
+from runner.authoring.errors import AuthoringError, Defer, Fail, ReturnValueError, Skip
+from runner.authoring.group import TaskGroup
 from runner.authoring.latest_only import latest_only
 from runner.authoring.spec import DagSpec, TaskSpec
 from runner.authoring.task import Output, task
@@ -26,8 +27,10 @@ __all__ = [
     "Cron",
     "DagSpec",
     "Dates",
+    "Defer",
     "Every",
     "Except",
+    "Fail",
     "Intersection",
     "Manual",
     "Market",
@@ -36,6 +39,7 @@ __all__ = [
     "ReturnValueError",
     "Sessions",
     "Skip",
+    "TaskGroup",
     "TaskSpec",
     "Union",
     "dag",

@@ -34,12 +34,18 @@ class NodeInfo:
 
 @dataclass(frozen=True)
 class Orders:
-    """The answer to a heartbeat: the node's state, and which of its leases still hold."""
+    """The answer to a heartbeat: the node's state, and its leases.
+
+    held: all that the database knows of. renewed: those of them that were renewed; a row that somebody else has
+    locked at that moment is left for the next beat. ended: those whose task a person or a deadline wants ended.
+    """
 
     state: str
     reason: str | None
     deadline_at: dt.datetime | None
     held: frozenset[uuid.UUID]
+    renewed: frozenset[uuid.UUID]
+    ended: frozenset[uuid.UUID]
 
 
 def queue_of(node_id: str) -> str:
@@ -73,12 +79,19 @@ _BEAT = """
 """
 
 _HEARTBEAT = text(f"""
-WITH beat AS ({_BEAT}), renewed AS (
-    UPDATE task_instance SET lease_expires_at = now() + make_interval(secs => :lease)
+WITH beat AS ({_BEAT}), mine AS (
+    SELECT id FROM task_instance
     WHERE state = 'running' AND node_id = :node_id AND lease_token = ANY (CAST(:tokens AS uuid[]))
-    RETURNING lease_token
+    FOR NO KEY UPDATE SKIP LOCKED
+), renewed AS (
+    UPDATE task_instance t SET lease_expires_at = now() + make_interval(secs => :lease)
+    FROM mine WHERE t.id = mine.id RETURNING t.lease_token
+), held AS (
+    SELECT lease_token, ordered FROM task_instance WHERE state = 'running' AND node_id = :node_id
 )
-SELECT state, reason, deadline_at, ARRAY(SELECT lease_token FROM renewed) FROM node WHERE node_id = :node_id
+SELECT state, reason, deadline_at, ARRAY(SELECT lease_token FROM held), ARRAY(SELECT lease_token FROM renewed),
+       ARRAY(SELECT lease_token FROM held WHERE ordered IS NOT NULL)
+FROM node WHERE node_id = :node_id
 """)
 
 _MOVE = text("""
@@ -128,7 +141,8 @@ def register(connection: Connection, info: NodeInfo, *, state: str = "ready") ->
 def heartbeat(
     connection: Connection, node_id: str, tokens: Sequence[uuid.UUID] = (), *, lease_seconds: float = 300.0
 ) -> Orders | None:
-    """Say that the node lives, renew the leases of these tokens, and read its orders: one statement.
+    """Say that the node lives, renew the leases of these tokens, and read its orders: one statement that never waits
+    for another's lock.
 
     None if the node is not known (its row was removed): it must register again.
     """
@@ -136,7 +150,7 @@ def heartbeat(
         _HEARTBEAT,
         {"node_id": node_id, "tokens": [str(t) for t in tokens], "lease": lease_seconds},
     ).one_or_none()
-    return Orders(row[0], row[1], row[2], frozenset(row[3])) if row else None
+    return Orders(*row[:3], *map(frozenset, row[3:])) if row else None
 
 
 def cordon(connection: Connection, node_id: str, *, reason: str, by: str, deadline_seconds: float) -> bool:
