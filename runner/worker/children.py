@@ -27,6 +27,7 @@ START_SECONDS = 60.0  # a bundle's imports may take this long
 KILL_SECONDS = 5.0  # between TERM and KILL of a task that exceeded its time
 CLOSE_SECONDS = 2.0  # for a warm parent to end what runs under it
 TASKS_PER_CHILD = 100  # a leak in pipeline code stays small
+WITHHELD = {"SLUICE_SECRET_KEY"}  # a task that prints its environment must not print this
 WARM_PARENTS = 8  # bundle versions kept warm at once
 
 
@@ -72,6 +73,7 @@ class WarmParent:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
+                env={k: v for k, v in os.environ.items() if k not in WITHHELD},
                 start_new_session=True,
             )
         self._reader = self._control.makefile("rb")

@@ -64,23 +64,24 @@ def test_every_kind_of_reference(aws: None, monkeypatch: pytest.MonkeyPatch, tmp
     }
 
 
-@pytest.mark.parametrize(
-    ("reference", "why"),
-    [
-        ("env:NOT_SET", "it is not in the worker's environment"),
-        ("file:/not/there", "No such file or directory"),
-        ("secretsmanager:none", "ResourceNotFoundException"),
-        ("secretsmanager:prod/db#nothing", "no JSON object with a key 'nothing'"),
-        ("secretsmanager:plain#key", "no JSON object with a key 'key'"),
-        ("secretsmanager:binary", "the secret is binary"),
-        ("ssm:/none", "ParameterNotFound"),
-        ("vault:x", "is no reference"),
-    ],
-)
-def test_a_secret_that_is_not_there(aws: None, reference: str, why: str) -> None:
-    with pytest.raises(LookupFailed) as caught:
-        Resolver("eu-west-1").resolve({"password": f"${{{reference}}}"})
-    assert f"${{{reference}}}" in caught.value.message and why in caught.value.message
+MISSING = {
+    "env:NOT_SET": "it is not in the worker's environment",
+    "file:/not/there": "No such file or directory",
+    "secretsmanager:none": "ResourceNotFoundException",
+    "secretsmanager:prod/db#nothing": "no JSON object with a key 'nothing'",
+    "secretsmanager:plain#key": "no JSON object with a key 'key'",
+    "secretsmanager:binary": "the secret is binary",
+    "ssm:/none": "ParameterNotFound",
+    "vault:x": "is no reference",
+}
+
+
+def test_a_secret_that_is_not_there(aws: None) -> None:
+    resolver = Resolver("eu-west-1")
+    for reference, why in MISSING.items():
+        with pytest.raises(LookupFailed) as caught:
+            resolver.resolve({"password": f"${{{reference}}}"})
+        assert f"${{{reference}}}" in caught.value.message and why in caught.value.message
 
 
 def test_aws_is_asked_once_a_minute_and_not_once_a_task(aws: None, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,6 +32,7 @@ PIPELINE = """
         found = {
             "password": db.password, "host": db.host, "lake": lake.password,
             "limits": variable("limits"), "default": variable("nothing", 7),
+            "key": os.environ.get("SLUICE_SECRET_KEY"),
         }
         try:
             connection("nothing")
@@ -105,6 +106,7 @@ def test_a_task_uses_what_it_asks_for_and_its_log_does_not_show_it(fleet: Fleet)
     found = json.loads((fleet.directory / "out" / "found").read_text())
     assert found["password"] == "s3cret/by-reference" and found["lake"] == "hunter22"
     assert (found["host"], found["limits"], found["default"], found["threads"]) == ("db", {"rows": 5}, 7, 8)
+    assert found["key"] is None
     assert "there is no connection 'nothing'" in found["missing"]
     # And neither logs nor errors show it, in whichever form
     storage = Storage.open(fleet.environment["SLUICE_STORAGE_URL"])
