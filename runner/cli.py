@@ -245,6 +245,53 @@ def run_show(run_id: int, as_json: Json = False) -> None:
     )
 
 
+TaskNames = Annotated[list[str] | None, typer.Argument(help="Tasks of the run; `load[2]` is one item of a mapped one.")]
+
+
+@run.command("clear")
+def run_clear(
+    run_id: int,
+    tasks: TaskNames = None,
+    failed: Annotated[bool, typer.Option("--failed", help="Only what has failed.")] = False,
+    upstream: Annotated[bool, typer.Option("--upstream", help="Also everything before the tasks.")] = False,
+    downstream: Annotated[bool, typer.Option(help="Also everything after the tasks.")] = True,
+) -> None:
+    """Run tasks of a run again, all of it without names. What runs is ended first."""
+    from runner.state import transitions
+
+    with _database() as connection:
+        n = transitions.clear(
+            connection, run_id, tasks, only_failed=failed, upstream=upstream, downstream=downstream, by=_who()
+        )
+    output.note(f"run {run_id}: {n} task instances run again" if n else f"run {run_id}: nothing to run again")
+
+
+@run.command("mark")
+def run_mark(run_id: int, state: Literal["success", "failed", "skipped"], tasks: TaskNames = None) -> None:
+    """Say what tasks have become, whatever they have done."""
+    from runner.state import transitions
+
+    if not tasks:
+        raise UsageError("which tasks?", f"e.g. runner run mark {run_id} {state} load; `runner run show {run_id}`")
+    with _database() as connection:
+        n = transitions.mark(connection, run_id, tasks, state, by=_who())
+    output.note(f"run {run_id}: {n} task instances marked {state}")
+
+
+@run.command("kill")
+def run_kill(run_id: int, tasks: TaskNames = None) -> None:
+    """End tasks, or the whole run: they stop within a heartbeat and have failed."""
+    from runner.state import transitions
+
+    by = _who()
+    with _database() as connection:
+        if tasks:
+            n = transitions.mark(connection, run_id, tasks, "failed", by=by, only_unfinished=True)
+        else:
+            n = transitions.end_run(connection, run_id, why=f"killed by {by}")
+    output.note(f"run {run_id}: {n} task instances are being ended")
+
+
 @task.command("logs")
 def task_logs(
     task_instance: Annotated[int, typer.Argument(help="Id from `runner run show`.")],
@@ -271,7 +318,7 @@ def task_logs(
             raise UsageError(f"task instance {task_instance} has no attempt {number}", f"its last is {found.attempt}")
         # Looked at before the log, so no line is missed.
         another = number < found.attempt
-        over = another or found.state in FINISHED or (attempt is not None and found.state == "ready")
+        over = another or found.state in FINISHED or (attempt is not None and found.state in ("ready", "up_for_retry"))
         text, part = read_log(
             storage, log_prefix(found.dag_id, found.run_id, found.task_id, number, found.map_index), part
         )
@@ -384,6 +431,10 @@ def _cipher() -> Any:
 # --- helpers --------------------------------------------------------------------------------------------------
 
 
+def _who() -> str:
+    return getpass.getuser()
+
+
 def _known_dag(connection: Any, dag_id: str) -> None:
     from runner.state import queries
 
@@ -403,7 +454,7 @@ def _wait(run_id: int) -> str:
                 found = queries.run(connection, run_id, limit=1)
             if found is None:
                 raise SluiceError(f"run {run_id} is gone")
-            if found.state != "running":
+            if found.state not in ("queued", "running"):
                 return str(found.state)
             time.sleep(0.2)
     finally:

@@ -231,3 +231,23 @@ def test_a_url_that_is_wrong_does_not_show_its_password(monkeypatch: pytest.Monk
     monkeypatch.setenv("SLUICE_DATABASE_URL", "mysql://u:hunter2@db/x")
     code, _, err = runner("config", "show")
     assert code == 2 and "must start with postgresql://, not mysql://" in err and "hunter2" not in err
+
+
+def test_a_run_is_cleared_marked_and_killed_by_hand(world: World, runner: Run) -> None:
+    # Given a run whose first task has failed
+    assert runner("dag", "trigger", "report")[0] == 0
+    claim = world.take()
+    assert claim
+    world.end(claim, "failed", "no rows")
+    run = str(claim.run_id)
+    # Then what failed runs again
+    code, _, err = runner("run", "clear", run, "--failed")
+    assert (code, err.strip()) == (0, f"run {run}: 2 task instances run again")
+    # and a task may be counted as done, and the rest be ended
+    assert runner("run", "mark", run, "success", "fetch")[0] == 0
+    assert runner("run", "kill", run)[0] == 0
+    assert "failed" in runner("run", "show", run)[1]
+    # and a wrong name is said
+    code, _, err = runner("run", "kill", run, "fetsch")
+    assert code == 2 and "has no task 'fetsch'" in err
+    assert runner("run", "mark", run, "success")[0] == 2

@@ -180,9 +180,7 @@ def fleet(request: Request, context: Ctx) -> HTMLResponse:
 async def act(request: Request, context: Ctx, dag_id: str, action: str) -> Response:
     """The buttons: pause, unpause, trigger. They work without scripts as well."""
     body = {k: v[-1] for k, v in parse_qs((await request.body()).decode(errors="replace")).items()}
-    back = body.get("back", "/")
-    if not back.startswith("/") or back.startswith(("//", "/\\")):
-        back = "/"
+    back = api.local_path(body.get("back", "/"))
     return await run_in_threadpool(_act, request, context, dag_id, action, back)
 
 

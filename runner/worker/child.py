@@ -162,7 +162,7 @@ def _run(dags: dict[str, DAG], request: dict[str, Any]) -> dict[str, Any]:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
     except Terminated:
         return {"result": "terminated"}
-    answer["rss_mb"] = _rss_mb()
+    answer["rss_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return answer
 
 
@@ -210,13 +210,8 @@ def limit(execution: dict[str, Any]) -> None:
 
 
 def _data_bytes() -> int:
-    with open("/proc/self/statm") as f:  # noqa: PTH123  (a process of a task does without pathlib's cost)
-        return int(f.read().split()[5]) * resource.getpagesize()
-
-
-def _rss_mb() -> float:
     with open("/proc/self/statm") as f:  # noqa: PTH123
-        return int(f.read().split()[1]) * resource.getpagesize() / 2**20
+        return int(f.read().split()[5]) * resource.getpagesize()
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
+from runner.state.sql import Statement
 from runner.state.transitions.admit import admit
 from runner.state.transitions.propagate import Effect, lock_runs, propagate, settle
 from runner.state.transitions.records import Claim, Outcome, notify
@@ -27,7 +28,7 @@ class Finished:
 
 
 # The node's row first: everybody locks in that order. A node that is not ready ends its tasks and takes no more.
-_LOCK = text("""
+_LOCK = Statement("""
 WITH gate AS MATERIALIZED (
     SELECT count(*) AS n FROM (SELECT 1 FROM node WHERE node_id = :node_id AND state = 'ready' FOR SHARE) ready
 )
@@ -40,7 +41,7 @@ _RUNS = text("SELECT DISTINCT run_id FROM task_instance WHERE id = ANY (:ids)")
 
 # An order of a person or of a deadline outweighs how the process ended. A lease that was renewed since it was seen
 # (`expires`) has not expired, and what is to be held waits for proof that its node is dead.
-_FINISH = text("""
+_FINISH = Statement("""
 WITH outcome AS (
     SELECT * FROM jsonb_to_recordset(CAST(:outcomes AS jsonb)) AS o(
         id bigint, token uuid, result text, error text, retry boolean, delay float, expires timestamptz)
@@ -89,7 +90,7 @@ WITH outcome AS (
 SELECT id, state, run_id, leaf, kind, limited, token FROM finished
 """)
 
-_STORE_VALUES = text("""
+_STORE_VALUES = Statement("""
 INSERT INTO xcom (run_id, task_id, map_index, value, url, length)
 SELECT t.run_id, t.task_id, t.map_index, v.value, v.url, v.length
 FROM jsonb_to_recordset(CAST(:values AS jsonb)) AS v(id bigint, value jsonb, url text, length int)
@@ -129,7 +130,7 @@ def finish(
     if not outcomes:
         return result
     ids = [o.task_instance for o in outcomes]
-    gates = connection.execute(_LOCK, {"node_id": node_id, "ids": ids}).scalars().all()
+    gates = [row.ready for row in _LOCK(connection, {"node_id": node_id, "ids": ids})]
     payload = [
         {
             "id": o.task_instance,
@@ -142,7 +143,7 @@ def finish(
         }
         for o in outcomes
     ]
-    rows = connection.execute(_FINISH, {"outcomes": json.dumps(payload)}).all()
+    rows = _FINISH(connection, {"outcomes": json.dumps(payload)})
     result.accepted = {row.token for row in rows}
     accepted = [o for o in outcomes if o.token in result.accepted]
     _store_values(connection, accepted)
@@ -180,7 +181,7 @@ def _store_values(connection: Connection, accepted: Sequence[Outcome]) -> None:
         elif o.result == "success" and o.value is not None:
             values.append(f'{{"id":{o.task_instance},"value":{o.value}}}')
     if values:
-        connection.execute(_STORE_VALUES, {"values": f"[{','.join(values)}]"})
+        _STORE_VALUES(connection, {"values": f"[{','.join(values)}]"})
 
 
 # --- sensors --------------------------------------------------------------------------------------------------
@@ -216,7 +217,7 @@ def sensed(connection: Connection, ended: Sequence[tuple[int, str, str | None, s
         f'{{"id":{i},"value":{value}}}' for i, state, value, _ in ended if i in done and state == "success" and value
     ]
     if values:
-        connection.execute(_STORE_VALUES, {"values": f"[{','.join(values)}]"})
+        _STORE_VALUES(connection, {"values": f"[{','.join(values)}]"})
     effect = propagate(connection, rows)
     if effect.limited:
         admit(connection)

@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
+from runner.state.sql import Statement
 from runner.state.transitions.records import notify
 from runner.state.transitions.rules import DECIDE, DECIDE_MAPPED, FINISHED, START
 
@@ -37,7 +38,7 @@ def lock_runs(connection: Connection, run_ids: Iterable[int]) -> list[int]:
 _RESULT_COLUMNS = "t.id, t.state, t.run_id, t.kind, t.leaf, t.limited"
 
 # A task counts down what is downstream of it, an item the task it belongs to.
-_PROPAGATE = text(f"""
+_PROPAGATE = Statement(f"""
 WITH finished AS (
     SELECT run_id, dag_id, bundle_version, task_id, kind, state, setup FROM task_instance WHERE id = ANY (:ids)
 ), moved AS (
@@ -82,7 +83,7 @@ WITH finished AS (
 SELECT * FROM updated
 """)
 
-_COUNT_DOWN_RUNS = text("""
+_COUNT_DOWN_RUNS = Statement("""
 WITH done AS (
     SELECT * FROM jsonb_to_recordset(CAST(:done AS jsonb)) AS d(run_id bigint, n int, failed int)
 ), updated AS (
@@ -113,10 +114,10 @@ def propagate(connection: Connection, over: Iterable[Any]) -> Effect:
                 counts = runs.setdefault(row.run_id, [0, 0])
                 counts[0] += 1
                 counts[1] += row.leaf and row.state in ("failed", "upstream_failed")
-        level = _step(connection, connection.execute(_PROPAGATE, {"ids": [row.id for row in level]}).all(), effect)
+        level = _step(connection, _PROPAGATE(connection, {"ids": [row.id for row in level]}), effect)
     if runs:
         done = [{"run_id": r, "n": n, "failed": f} for r, (n, f) in sorted(runs.items())]
-        end_runs(connection, connection.execute(_COUNT_DOWN_RUNS, {"done": json.dumps(done)}).all(), effect)
+        end_runs(connection, _COUNT_DOWN_RUNS(connection, {"done": json.dumps(done)}), effect)
     return effect
 
 
