@@ -10,7 +10,6 @@ import functools
 import inspect
 import itertools
 import traceback
-import zoneinfo
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, overload
 
@@ -20,8 +19,10 @@ from runner.authoring.graph import find_cycle, reachable, topological_order
 from runner.authoring.group import current_group, note
 from runner.authoring.lookup import Connection, given, providing
 from runner.authoring.rules import decide
-from runner.authoring.spec import PRESETS, DagSpec, TaskSpec
+from runner.authoring.spec import DagSpec, TaskSpec
 from runner.authoring.task import Node, Options, Output, TaskFunction, check_id, outputs_in
+from runner.authoring.timetables import Timetable, coerce, from_plain, to_plain
+from runner.authoring.timetables.base import check_aware, check_zone
 from runner.authoring.values import check_return_value
 
 _open: contextvars.ContextVar[tuple[DAG, ...]] = contextvars.ContextVar("sluice_open_dags", default=())
@@ -37,17 +38,17 @@ class DAG:
     """A directed acyclic graph of tasks, made with `@dag` or `with DAG("id") as d:`.
 
     `schedule` None means started by hand only; else a cron expression or one of @hourly, @daily, @weekly,
-    @monthly, @yearly, read in `timezone`. `start` must carry a time zone. `catchup` False (the default) runs
-    only from now on. `max_active_runs`: more runs wait; `max_active_tasks` counts over all runs. `run_timeout` ends a
-    run that takes longer. `on_success`, `on_failure` are run, as tasks, when a run has ended. Raises AuthoringError
-    with the author's file and line.
+    @monthly, @yearly, read in `timezone`, a timedelta, or a timetable. `start` must carry a time zone. `catchup`
+    False (the default) runs only from now on. `max_active_runs`: more runs wait; `max_active_tasks` counts over all
+    runs. `run_timeout` ends a run that takes longer. `on_success`, `on_failure` are run, as tasks, when a run has
+    ended. Raises AuthoringError with the author's file and line.
     """
 
     def __init__(
         self,
         dag_id: str,
         *,
-        schedule: str | None = None,
+        schedule: str | dt.timedelta | Timetable | None = None,
         start: dt.datetime | None = None,
         timezone: str = "UTC",
         catchup: bool = False,
@@ -84,18 +85,13 @@ class DAG:
 
     def _check(self) -> None:
         name = f"DAG {self.dag_id!r}"
-        if self.schedule is not None and not isinstance(self.schedule, str):
-            raise AuthoringError(f"{name}: schedule must be a cron expression or None, not {self.schedule!r}")
-        if self.schedule is not None and self.schedule.startswith("@") and self.schedule not in PRESETS:
-            raise AuthoringError(f"{name}: unknown schedule {self.schedule!r}; one of {', '.join(PRESETS)}")
+        check_zone(name, self.timezone)
+        if self.start is not None:
+            check_aware(f"{name}: start", self.start)
         try:
-            zoneinfo.ZoneInfo(self.timezone)
-        except (zoneinfo.ZoneInfoNotFoundError, ValueError, TypeError, OSError):
-            raise AuthoringError(f"{name}: unknown time zone {self.timezone!r}; e.g. Europe/Berlin") from None
-        if self.start is not None and not isinstance(self.start, dt.datetime):
-            raise AuthoringError(f"{name}: start must be a datetime, not {self.start!r}")
-        if self.start is not None and self.start.utcoffset() is None:
-            raise AuthoringError(f"{name}: start {self.start.isoformat()} has no time zone; add tzinfo=timezone.utc")
+            self._plain = to_plain(coerce(self.schedule), timezone=self.timezone, start=self.start)
+        except AuthoringError as e:
+            raise AuthoringError(f"{name}: {e.what}") from None
         if self.catchup and self.start is None:
             raise AuthoringError(f"{name}: catchup needs a start to catch up from")
         for limit in ("max_active_runs", "max_active_tasks"):
@@ -114,6 +110,11 @@ class DAG:
         if not callable(function):
             raise AuthoringError(f"DAG {self.dag_id!r}: {name} must be a function, not {function!r}")
         return Node(options, function, inspect.signature(function), {}, self.place)
+
+    @property
+    def timetable(self) -> Timetable:
+        """When it runs, with its zone and start filled in."""
+        return from_plain(self._plain, self.timezone)
 
     def __repr__(self) -> str:
         return f"<DAG {self.dag_id}, {len(self.nodes)} tasks>"
@@ -185,7 +186,7 @@ class DAG:
         return DagSpec(
             dag_id=self.dag_id,
             description=self.description,
-            schedule=self.schedule,
+            schedule=self._plain,
             timezone=self.timezone,
             start=None if self.start is None else self.start.isoformat(),
             catchup=self.catchup,
@@ -419,7 +420,10 @@ class DagFactory:
     def __call__(self, *args: Any, **kwargs: Any) -> DAG:
         self.called = True
         description = self.options.get("description") or self.function.__doc__ or ""
-        made = DAG(self.dag_id, **{**self.options, "description": description})
+        try:
+            made = DAG(self.dag_id, **{**self.options, "description": description})
+        except AuthoringError as e:
+            raise AuthoringError(e.what, self.place) from None
         made.place = self.place
         with made:
             self.function(*args, **kwargs)
@@ -432,7 +436,7 @@ def dag(function: Callable[..., Any], /) -> DagFactory: ...
 def dag(
     *,
     dag_id: str | None = None,
-    schedule: str | None = None,
+    schedule: str | dt.timedelta | Timetable | None = None,
     start: dt.datetime | None = None,
     timezone: str = "UTC",
     catchup: bool = False,

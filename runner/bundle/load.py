@@ -8,20 +8,19 @@ import importlib
 import os
 import sys
 import traceback
-import zoneinfo
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
-from cronsim import CronSim, CronSimError
-
 from runner.authoring import DAG, AuthoringError
 from runner.authoring.dag import collecting
+from runner.authoring.timetables import Manual, TimetableError
 from runner.settings import SluiceError
 
 _loaded: list[str] = []  # directories put on sys.path by the last load
+_LONG_AGO = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _in_use: dict[str, int] = {}  # directory → descriptor of its lock
 
 
@@ -60,7 +59,10 @@ def load(directory: Path) -> dict[str, DAG]:
 
 
 def inspect(directory: Path, at: Callable[[str], None] | None = None) -> tuple[dict[str, DAG], list[Problem]]:
-    """What `load` finds, with the problems beside it instead of raised. `at` is told each file before its import."""
+    """What `load` finds, with the problems beside it instead of raised.
+
+    `at`, for a bundle that is being validated, is told each file before its import; schedules are tried then too.
+    """
     directory = directory.resolve()
     _hold(directory)
     _forget()
@@ -79,8 +81,9 @@ def inspect(directory: Path, at: Callable[[str], None] | None = None) -> tuple[d
             _attempt(directory, path.name, problems, partial(importlib.import_module, path.stem))
         for factory in found.uncalled():
             _attempt(directory, Path(factory.place.file).name, problems, factory)
-    for made in found.dags.values():
-        problems += _schedule_problems(directory, made)
+    if at is not None:  # at a push only: a market's calendar is too heavy for every worker
+        for made in found.dags.values():
+            problems += _schedule_problems(directory, made)
     if not found.dags and not problems:
         problems.append(Problem(directory.name, 0, "no DAG found in its top-level *.py files"))
     return found.dags, sorted(set(problems))
@@ -119,17 +122,15 @@ def _from_traceback(directory: Path, file: str, error: BaseException) -> Problem
 
 
 def _schedule_problems(directory: Path, made: DAG) -> list[Problem]:
-    cron = made.spec().cron()
-    if cron is None:
-        return []
+    timetable = made.timetable
     try:
-        next(CronSim(cron, dt.datetime.now(zoneinfo.ZoneInfo(made.timezone))))
-        return []
-    except CronSimError as e:
-        why = str(e)
-    except StopIteration:
+        # What is over is no mistake: a one-off stays in its file.
+        if isinstance(timetable, Manual) or timetable.after(dt.datetime.now(dt.UTC)) or timetable.after(_LONG_AGO):
+            return []
         why = "it never comes"
-    what = f"DAG {made.dag_id!r}: bad schedule {made.schedule!r}: {why}"
+    except TimetableError as e:
+        why = e.what
+    what = f"DAG {made.dag_id!r}: bad schedule '{made.schedule}': {why}"
     return [Problem(_relative(directory, made.place.file), made.place.line, what)]
 
 

@@ -340,6 +340,29 @@ class Pool(Base):
     name: Mapped[str] = mapped_column(primary_key=True)
     slots: Mapped[int]
     description: Mapped[str] = mapped_column(server_default="")
+    source: Mapped[str | None]  # the file it was applied from
+
+
+class StoredConnection(Base):
+    """How to reach a system, for tasks that ask by name; secrets in it are references or encrypted."""
+
+    __tablename__ = "connection"
+    name: Mapped[str] = mapped_column(primary_key=True)
+    value: Mapped[Any] = mapped_column(JSONB)
+    source: Mapped[str | None]  # the file it was applied from
+    updated_at: Mapped[dt.datetime] = mapped_column(server_default=func.now())
+    updated_by: Mapped[str]
+
+
+class Variable(Base):
+    """A value for tasks that ask by name, the same in all pipelines of the environment."""
+
+    __tablename__ = "variable"
+    name: Mapped[str] = mapped_column(primary_key=True)
+    value: Mapped[Any] = mapped_column(JSONB)
+    source: Mapped[str | None]  # the file it was applied from
+    updated_at: Mapped[dt.datetime] = mapped_column(server_default=func.now())
+    updated_by: Mapped[str]
 
 
 class Event(Base):

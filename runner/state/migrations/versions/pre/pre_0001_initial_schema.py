@@ -99,7 +99,26 @@ def upgrade() -> None:
         sa.Column("name", sa.Text(), nullable=False),
         sa.Column("slots", sa.Integer(), nullable=False),
         sa.Column("description", sa.Text(), server_default="", nullable=False),
+        sa.Column("source", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("name", name=op.f("pk_pool")),
+    )
+    op.create_table(
+        "connection",
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("value", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
+        sa.Column("source", sa.Text(), nullable=True),
+        sa.Column("updated_at", postgresql.TIMESTAMP(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.Column("updated_by", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("name", name=op.f("pk_connection")),
+    )
+    op.create_table(
+        "variable",
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("value", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
+        sa.Column("source", sa.Text(), nullable=True),
+        sa.Column("updated_at", postgresql.TIMESTAMP(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.Column("updated_by", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("name", name=op.f("pk_variable")),
     )
     op.create_table(
         "release",
