@@ -7,7 +7,7 @@ from pathlib import Path
 import typer
 
 from runner.bundle.build import build
-from runner.bundle.load import BundleError
+from runner.bundle.problem import BundleError
 from runner.bundle.publish import publish
 from runner.deployctl import client, output
 from runner.settings import UsageError

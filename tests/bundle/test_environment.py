@@ -1,0 +1,221 @@
+"""Bundles with packages of their own: from a lock to two versions of one package side by side."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine, text
+
+from runner.bundle import BundleError, fetch, interpreter, publish
+from runner.bundle.environment import FOLDER
+from runner.bundle.fetch import key_of
+from runner.bundle.publish import Prepared, prepare
+from runner.bundle.wheels import manifest_of
+from runner.settings import SluiceError
+from runner.storage import Storage
+from tests.bundle.wheelhouse import wheel
+
+USES = """
+import subprocess
+
+import tinylib
+from runner.authoring import dag, task
+
+@task
+def version() -> str:
+    return tinylib.VERSION
+
+@task
+def command() -> str:
+    return subprocess.check_output("tinylib", text=True)
+
+@dag
+def {name}():
+    version(), command()
+"""
+# What a warm parent does with a bundle: load it, and run its tasks.
+RUN = """
+import json, pathlib, sys
+from runner.bundle import load
+[dag] = load(pathlib.Path(sys.argv[1])).values()
+print(json.dumps(dag.test()))
+"""
+
+Write = Callable[..., Path]
+
+
+@pytest.fixture(autouse=True)
+def wheelhouse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where pip finds packages, instead of an index; and a cache of this test's own."""
+    folder = tmp_path / "wheelhouse"
+    folder.mkdir()
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return folder
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    def make(name: str, lock: str, code: str = USES) -> Path:
+        directory = tmp_path / name
+        directory.mkdir(exist_ok=True)
+        (directory / "pipeline.py").write_text(code.format(name=name))
+        (directory / "requirements.lock").write_text(lock)
+        return directory
+
+    return make
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Storage:
+    return Storage.open(f"file://{tmp_path}/artifacts")
+
+
+def push(directory: Path, storage: Storage, engine: Engine) -> str:
+    with engine.begin() as connection:
+        return publish(directory, storage=storage, connection=connection, who="test").version
+
+
+def test_two_versions_of_one_package_side_by_side(
+    write: Write, wheelhouse: Path, storage: Storage, engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given two bundles that want two versions of one package, one of them with its hash
+    one = wheel(wheelhouse, "tinylib", "1.0", command=True)
+    wheel(wheelhouse, "tinylib", "2.0", command=True)
+    digest = hashlib.sha256(one.read_bytes()).hexdigest()
+    old = push(write("old", f"tinylib==1.0 --hash=sha256:{digest}\n"), storage, engine)
+    new = push(write("new", "tinylib==2.0\n"), storage, engine)
+    assert {s.key.split("/")[2] for s in storage.list("wheels")} == {
+        "tinylib-1.0-py3-none-any.whl",
+        "tinylib-2.0-py3-none-any.whl",
+    }
+    # When a node without any index fetches both
+    monkeypatch.delenv("PIP_FIND_LINKS")
+    for path in wheelhouse.iterdir():
+        path.unlink()
+    cache = tmp_path / "node"
+    directories = {v: fetch(v, storage=storage, cache=cache) for v in (old, new)}
+    # Then each finds its own, the module and the command, with the runner beside it
+    for version, wanted in ((old, "1.0"), (new, "2.0"), (old, "1.0")):
+        python = interpreter(directories[version])
+        done = subprocess.run(
+            [python, "-c", RUN, directories[version]], check=True, capture_output=True, text=True, env={"PATH": "/bin"}
+        )
+        assert json.loads(done.stdout) == {"version": wanted, "command": f"tinylib {wanted}\n"}
+    # And a third bundle with the same wheels makes no third environment
+    (tmp_path / "cache" / "sluice" / "bundles").rename(tmp_path / "elsewhere")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(wheelhouse))
+    wheel(wheelhouse, "tinylib", "2.0", command=True)
+    third = push(write("third", "tinylib==2.0\n"), storage, engine)
+    assert interpreter(fetch(third, storage=storage, cache=cache)) == interpreter(directories[new])
+    assert len([p for p in (cache / FOLDER).iterdir() if p.is_dir()]) == 2
+
+
+def test_the_second_push_of_a_lock_asks_no_index(
+    write: Write, wheelhouse: Path, storage: Storage, engine: Engine
+) -> None:
+    path = wheel(wheelhouse, "tinylib", "1.0", command=True)
+    first = push(write("b", "tinylib==1.0\n"), storage, engine)
+    path.unlink()
+    assert push(write("b", "tinylib==1.0\n", USES + "# changed\n"), storage, engine) != first
+
+
+def test_what_is_wrong_with_the_packages_is_told_with_the_line(
+    write: Write, wheelhouse: Path, storage: Storage, engine: Engine
+) -> None:
+    wheel(wheelhouse, "tinylib", "1.0", needs=["other>=2"])
+    bad = {
+        "tinylib==9.9\n": r"requirements\.lock:1: pip: No matching distribution found for tinylib==9\.9",
+        "\ntinylib==1.0\n": r"requirements\.lock:2: tinylib 1\.0 needs other>=2, which is not pinned here",
+        f"tinylib==1.0 --hash=sha256:{'0' * 64}\n": r"requirements\.lock:1: pip: ",
+    }
+    for lock, problem in bad.items():
+        with pytest.raises(BundleError, match=problem):
+            push(write("b", lock), storage, engine)
+    # An unpinned line, and with it what is wrong beside it but not what cannot be imported for it
+    code = "from runner.authoring import DAG\nDAG('x', schedule='61 * * * *')\n"
+    directory = write("b", "tinylib\n", code)
+    (directory / "uses.py").write_text("import tinylib\n")
+    with pytest.raises(BundleError) as e:
+        push(directory, storage, engine)
+    assert [(p.file, p.line) for p in e.value.problems] == [("requirements.lock", 1), ("pipeline.py", 2)]
+    # Nothing was stored or made active
+    assert storage.list() == []
+    with engine.begin() as connection:
+        assert connection.execute(text("SELECT count(*) FROM bundle")).scalar() == 0
+
+
+def test_a_wheel_that_was_changed_is_refused_on_the_node(
+    write: Write, wheelhouse: Path, storage: Storage, engine: Engine, tmp_path: Path
+) -> None:
+    wheel(wheelhouse, "tinylib", "1.0", command=True)
+    version = push(write("b", "tinylib==1.0\n"), storage, engine)
+    [stored] = storage.list("wheels")
+    good = storage.get(stored.key)
+    storage.put(stored.key, wheel(tmp_path / "evil", "tinylib", "1.0").read_bytes())
+    with pytest.raises(SluiceError, match=r"wheel .*tinylib-1\.0.* is damaged"):
+        fetch(version, storage=storage, cache=tmp_path / "node")
+    # And once it is whole again, what was half made is made anew
+    storage.put(stored.key, good)
+    assert Path(interpreter(fetch(version, storage=storage, cache=tmp_path / "node"))).exists()
+
+
+def test_wheels_for_another_machine_travel_too_and_are_not_installed_here(
+    write: Write, wheelhouse: Path, storage: Storage, engine: Engine, tmp_path: Path
+) -> None:
+    # Given a package that is built for two machines, this one and another
+    here, there = "x86_64", "aarch64"
+    if sys.platform != "linux" or subprocess.check_output(["uname", "-m"], text=True).strip() != here:
+        here, there = there, here
+    for machine in (here, there):
+        wheel(wheelhouse, "tinylib", "1.0", tag=f"py3-none-manylinux_2_17_{machine}", command=True)
+    # When it is pushed for both
+    prepared: Prepared = prepare(write("b", "tinylib==1.0\n"), architectures=[here, there])
+    assert sorted(w.file for w in prepared.wheels) == sorted(
+        f"tinylib-1.0-py3-none-manylinux_2_17_{m}.whl" for m in (here, there)
+    )
+    version = prepared.archive.version
+    for one in prepared.wheels:
+        storage.put(one.key, prepared.get(one))
+    storage.put(key_of(version), prepared.archive.data)
+    # Then this machine takes its own
+    directory = fetch(version, storage=storage, cache=tmp_path / "node")
+    manifest = manifest_of(directory)
+    assert manifest is not None and len(manifest.wheels) == 2
+    code = "import tinylib; print(tinylib.VERSION)"
+    assert subprocess.check_output([interpreter(directory), "-c", code], text=True) == "1.0\n"
+    # And with wheels for the other one only, it says so
+    only = prepare(write("c", "tinylib==1.0\n"), architectures=[there])
+    storage.put(key_of(only.archive.version), only.archive.data)
+    with pytest.raises(SluiceError, match="the packages of the bundle do not fit this machine"):
+        fetch(only.archive.version, storage=storage, cache=tmp_path / "node")
+
+
+def test_an_environment_that_is_used_by_nobody_goes(
+    write: Write, wheelhouse: Path, storage: Storage, engine: Engine, tmp_path: Path
+) -> None:
+    versions = []
+    for number in range(3):
+        wheel(wheelhouse, "tinylib", f"{number}.0", command=True)
+        versions.append(push(write("b", f"tinylib=={number}.0\n"), storage, engine))
+    cache = tmp_path / "node"
+    first = fetch(versions[0], storage=storage, cache=cache, keep=1)
+    python = interpreter(first)
+    code = "import pathlib, sys; from runner.bundle import load; load(pathlib.Path(sys.argv[1])); print(flush=True)"
+    code += "; input()"
+    with subprocess.Popen([python, "-c", code, first], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as user:
+        assert user.stdout is not None and user.stdout.readline() == b"\n"
+        # When others come while it is in use, it stays; the one between them, used by nobody, goes
+        second = interpreter(fetch(versions[1], storage=storage, cache=cache, keep=1))
+        third = interpreter(fetch(versions[2], storage=storage, cache=cache, keep=1))
+        assert [Path(p).exists() for p in (python, second, third)] == [True, False, True]
+        user.communicate(b"\n")
+    fetch(versions[2], storage=storage, cache=cache, keep=1)
+    assert not Path(python).exists()
