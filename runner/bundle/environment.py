@@ -48,7 +48,7 @@ def is_whole(environment: Path) -> bool:
     return (environment / WHOLE).is_file()
 
 
-def ensure(manifest: Manifest, environments: Path, get: Callable[[Wheel], bytes], *, keep: int = 5) -> Path:
+def ensure(manifest: Manifest, environments: Path, get: Callable[[Wheel], bytes], *, keep: int = 8) -> Path:
     """The environment of these wheels, made if it is not there; `get` brings a wheel's content.
 
     Of the others the `keep` - 1 used last stay, and all in use. Raises SluiceError for a wheel that is not what the

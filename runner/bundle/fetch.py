@@ -16,7 +16,7 @@ from typing import Protocol
 
 from runner.bundle import cache as directories
 from runner.bundle import environment
-from runner.bundle.archive import unpack
+from runner.bundle.archive import files_in, unpack
 from runner.bundle.build import VERSION_DIGITS, digest, pack
 from runner.bundle.wheels import MANIFEST, manifest_of
 from runner.settings import SluiceError, UsageError
@@ -40,7 +40,7 @@ def key_of(version: str) -> str:
     return f"bundles/{version}.tar.gz"
 
 
-def fetch(version: str, *, storage: Store | None, cache: Path, sha256: str | None = None, keep: int = 5) -> Path:
+def fetch(version: str, *, storage: Store | None, cache: Path, sha256: str | None = None, keep: int = 8) -> Path:
     """The directory of a bundle version, from the cache or from `storage`, with its environment if it needs one.
 
     It appears whole or not at all, and only if its content has this `sha256` (the first digits are the version),
@@ -70,6 +70,18 @@ def fetch(version: str, *, storage: Store | None, cache: Path, sha256: str | Non
     return target
 
 
+def content(sha256: str, *, storage: Store) -> dict[str, bytes]:
+    """The files of a version as it is stored, by path. Raises SluiceError for what is not there or was changed."""
+    key = key_of(sha256[:VERSION_DIGITS])
+    return files_of(_checked(sha256, storage.get(key), storage.url_of(key)))
+
+
+def files_of(tar: bytes) -> dict[str, bytes]:
+    """The files in a tar, by path."""
+    with tarfile.open(fileobj=io.BytesIO(tar), mode="r:") as archive:
+        return files_in(archive)
+
+
 def _needed(storage: Store | None, version: str) -> Store:
     if storage is None:
         raise SluiceError(f"bundle {version} has packages of its own and no storage is known")
@@ -84,18 +96,23 @@ def _digest(directory: Path) -> str:
         return ""
 
 
-def _unpack(expected: str, data: bytes, url: str, target: Path) -> None:
+def _checked(expected: str, data: bytes, url: str) -> bytes:
     try:
-        content = gzip.decompress(data)
+        tar = gzip.decompress(data)
     except (OSError, EOFError, zlib.error) as e:
         raise SluiceError(f"bundle {url} is damaged: {e}", "push it again") from None
-    if not digest(content).startswith(expected):
+    if not digest(tar).startswith(expected):
         raise SluiceError(
-            f"bundle {url} holds other content than was published: its sha256 is {digest(content)}, not {expected}",
+            f"bundle {url} holds other content than was published: its sha256 is {digest(tar)}, not {expected}",
             "it was changed or damaged after publishing; push it again",
         )
+    return tar
+
+
+def _unpack(expected: str, data: bytes, url: str, target: Path) -> None:
+    tar = _checked(expected, data, url)
     try:
-        with unpacked(content, beside=target) as directory:
+        with unpacked(tar, beside=target) as directory:
             try:
                 directory.rename(target)
             except OSError:

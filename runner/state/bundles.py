@@ -125,7 +125,7 @@ def register_and_activate(
     every node before it is loaded. Raises UsageError if a DAG id belongs to another bundle.
     """
     _one_at_a_time(connection, name)
-    _check_free(connection, name, [s.dag_id for s in specs])
+    check_free(connection, name, [s.dag_id for s in specs])
     values = {"version": version, "name": name, "url": url, "size": size, "sha256": sha256, "who": who}
     connection.execute(_BUNDLE, values)
     dags = [{"dag_id": s.dag_id, "spec": s.to_json()} for s in specs]
@@ -174,7 +174,7 @@ def rollback(connection: Connection, name: str, *, to: str | None = None, who: s
     if row.name != name:
         raise UsageError(f"{after} is a version of bundle {row.name}, not of {name}")
     ids = connection.execute(text("SELECT dag_id FROM dag_version WHERE bundle_version = :v"), {"v": row.version})
-    _check_free(connection, name, list(ids.scalars()))
+    check_free(connection, name, list(ids.scalars()))
     _activate(connection, name, row.version, who, "rollback")
     return before, row.version
 
@@ -183,7 +183,8 @@ def _one_at_a_time(connection: Connection, name: str) -> None:
     connection.execute(text("SELECT pg_advisory_xact_lock(hashtextextended(:k, 0))"), {"k": f"bundle {name}"})
 
 
-def _check_free(connection: Connection, name: str, dag_ids: Sequence[str]) -> None:
+def check_free(connection: Connection, name: str, dag_ids: Sequence[str]) -> None:
+    """Raise UsageError if one of these DAGs belongs to a bundle of another name."""
     foreign = connection.execute(_FOREIGN, {"ids": list(dag_ids), "name": name}).one_or_none()
     if foreign:
         raise UsageError(
@@ -264,6 +265,15 @@ def specs(connection: Connection, version: str) -> list[DagSpec]:
 def history(connection: Connection, name: str | None = None, limit: int = 20) -> list[DeployRow]:
     """Which version was active when, newest first; of one bundle or of all."""
     return [DeployRow(*r) for r in connection.execute(_DEPLOYS, {"name": name, "limit": limit})]
+
+
+def deployed_since(connection: Connection, deploy: int, limit: int = 3) -> list[str]:
+    """The versions that became active after this line of the history, newest first."""
+    rows = connection.execute(
+        text("SELECT after FROM deploy WHERE kind = 'code' AND id > :id ORDER BY id DESC LIMIT :limit"),
+        {"id": deploy, "limit": limit},
+    )
+    return list(dict.fromkeys(rows.scalars()))
 
 
 def _unknown(connection: Connection, name: str) -> UsageError:

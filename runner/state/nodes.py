@@ -34,12 +34,13 @@ class NodeInfo:
 
 @dataclass(frozen=True)
 class Orders:
-    """The answer to a heartbeat: the node's state, and which of its leases still hold."""
+    """The answer to a heartbeat: the node's state, which of its leases still hold, and the last change of code."""
 
     state: str
     reason: str | None
     deadline_at: dt.datetime | None
     held: frozenset[uuid.UUID]
+    deploy: int = 0  # id of the newest line of the history of pipeline code
 
 
 def queue_of(node_id: str) -> str:
@@ -78,7 +79,9 @@ WITH beat AS ({_BEAT}), renewed AS (
     WHERE state = 'running' AND node_id = :node_id AND lease_token = ANY (CAST(:tokens AS uuid[]))
     RETURNING lease_token
 )
-SELECT state, reason, deadline_at, ARRAY(SELECT lease_token FROM renewed) FROM node WHERE node_id = :node_id
+SELECT state, reason, deadline_at, ARRAY(SELECT lease_token FROM renewed),
+       coalesce((SELECT id FROM deploy WHERE kind = 'code' ORDER BY id DESC LIMIT 1), 0)
+FROM node WHERE node_id = :node_id
 """)
 
 _MOVE = text("""
@@ -136,7 +139,7 @@ def heartbeat(
         _HEARTBEAT,
         {"node_id": node_id, "tokens": [str(t) for t in tokens], "lease": lease_seconds},
     ).one_or_none()
-    return Orders(row[0], row[1], row[2], frozenset(row[3])) if row else None
+    return Orders(row[0], row[1], row[2], frozenset(row[3]), row[4]) if row else None
 
 
 def cordon(connection: Connection, node_id: str, *, reason: str, by: str, deadline_seconds: float) -> bool:

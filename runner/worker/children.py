@@ -9,7 +9,6 @@ import select
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import structlog
+
+from runner.bundle import interpreter
 
 log = structlog.get_logger(__name__)
 
@@ -65,7 +66,7 @@ class WarmParent:
         with theirs, log_path.open("ab") as output:
             # Popen from a thread that lives as long as the worker: the kernel ties the process to that thread.
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "runner.worker.child", str(bundle), str(theirs.fileno()), str(os.getpid())],
+                [interpreter(bundle), "-m", "runner.worker.child", str(bundle), str(theirs.fileno()), str(os.getpid())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=output,

@@ -13,10 +13,10 @@ import pytest
 from sqlalchemy import Engine, text
 
 from runner.bundle import BundleError, fetch, interpreter, publish
-from runner.bundle.environment import FOLDER
+from runner.bundle.environment import FOLDER, ensure, python_of
 from runner.bundle.fetch import key_of
 from runner.bundle.publish import Prepared, prepare
-from runner.bundle.wheels import manifest_of
+from runner.bundle.wheels import Manifest, manifest_of, wheel_of
 from runner.settings import SluiceError
 from runner.storage import Storage
 from tests.bundle.wheelhouse import wheel
@@ -83,6 +83,7 @@ def push(directory: Path, storage: Storage, engine: Engine) -> str:
         return publish(directory, storage=storage, connection=connection, who="test").version
 
 
+@pytest.mark.slow
 def test_two_versions_of_one_package_side_by_side(
     write: Write, wheelhouse: Path, storage: Storage, engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -109,22 +110,10 @@ def test_two_versions_of_one_package_side_by_side(
             [python, "-c", RUN, directories[version]], check=True, capture_output=True, text=True, env={"PATH": "/bin"}
         )
         assert json.loads(done.stdout) == {"version": wanted, "command": f"tinylib {wanted}\n"}
-    # And a third bundle with the same wheels makes no third environment
-    (tmp_path / "cache" / "sluice" / "bundles").rename(tmp_path / "elsewhere")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(wheelhouse))
-    wheel(wheelhouse, "tinylib", "2.0", command=True)
+    # And a third bundle with the same wheels makes no third environment, and asks no index
     third = push(write("third", "tinylib==2.0\n"), storage, engine)
     assert interpreter(fetch(third, storage=storage, cache=cache)) == interpreter(directories[new])
     assert len([p for p in (cache / FOLDER).iterdir() if p.is_dir()]) == 2
-
-
-def test_the_second_push_of_a_lock_asks_no_index(
-    write: Write, wheelhouse: Path, storage: Storage, engine: Engine
-) -> None:
-    path = wheel(wheelhouse, "tinylib", "1.0", command=True)
-    first = push(write("b", "tinylib==1.0\n"), storage, engine)
-    path.unlink()
-    assert push(write("b", "tinylib==1.0\n", USES + "# changed\n"), storage, engine) != first
 
 
 def test_what_is_wrong_with_the_packages_is_told_with_the_line(
@@ -167,6 +156,7 @@ def test_a_wheel_that_was_changed_is_refused_on_the_node(
     assert Path(interpreter(fetch(version, storage=storage, cache=tmp_path / "node"))).exists()
 
 
+@pytest.mark.slow
 def test_wheels_for_another_machine_travel_too_and_are_not_installed_here(
     write: Write, wheelhouse: Path, storage: Storage, engine: Engine, tmp_path: Path
 ) -> None:
@@ -198,24 +188,19 @@ def test_wheels_for_another_machine_travel_too_and_are_not_installed_here(
         fetch(only.archive.version, storage=storage, cache=tmp_path / "node")
 
 
-def test_an_environment_that_is_used_by_nobody_goes(
-    write: Write, wheelhouse: Path, storage: Storage, engine: Engine, tmp_path: Path
-) -> None:
-    versions = []
-    for number in range(3):
-        wheel(wheelhouse, "tinylib", f"{number}.0", command=True)
-        versions.append(push(write("b", f"tinylib=={number}.0\n"), storage, engine))
-    cache = tmp_path / "node"
-    first = fetch(versions[0], storage=storage, cache=cache, keep=1)
-    python = interpreter(first)
-    code = "import pathlib, sys; from runner.bundle import load; load(pathlib.Path(sys.argv[1])); print(flush=True)"
-    code += "; input()"
-    with subprocess.Popen([python, "-c", code, first], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as user:
+def test_an_environment_that_is_used_by_nobody_goes(tmp_path: Path) -> None:
+    def made(version: str) -> Path:
+        path = wheel(tmp_path / "wheels", "tinylib", version)
+        return ensure(Manifest("", (wheel_of(path),)), tmp_path / "environments", lambda _: path.read_bytes(), keep=1)
+
+    first = made("1.0")
+    code = "from runner.bundle import environment; environment.enter(); print(flush=True); input()"
+    with subprocess.Popen([python_of(first), "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as user:
         assert user.stdout is not None and user.stdout.readline() == b"\n"
         # When others come while it is in use, it stays; the one between them, used by nobody, goes
-        second = interpreter(fetch(versions[1], storage=storage, cache=cache, keep=1))
-        third = interpreter(fetch(versions[2], storage=storage, cache=cache, keep=1))
-        assert [Path(p).exists() for p in (python, second, third)] == [True, False, True]
+        second = made("2.0")
+        third = made("3.0")
+        assert [p.exists() for p in (first, second, third)] == [True, False, True]
         user.communicate(b"\n")
-    fetch(versions[2], storage=storage, cache=cache, keep=1)
-    assert not Path(python).exists()
+    made("3.0")
+    assert not first.exists()
