@@ -269,7 +269,9 @@ def task_logs(
         # Looked at before the log, so no line is missed.
         another = number < found.attempt
         over = another or found.state in FINISHED or (attempt is not None and found.state == "ready")
-        text, part = read_log(storage, log_prefix(found.dag_id, found.run_id, found.task_id, number), part)
+        text, part = read_log(
+            storage, log_prefix(found.dag_id, found.run_id, found.task_id, number, found.map_index), part
+        )
         sys.stdout.write(text)
         sys.stdout.flush()
         if text:

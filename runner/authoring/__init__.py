@@ -2,7 +2,8 @@
 
 from runner.authoring.context import Context, get_current_context
 from runner.authoring.dag import DAG, dag
-from runner.authoring.errors import AuthoringError, ReturnValueError, Skip
+from runner.authoring.errors import AuthoringError, Defer, Fail, ReturnValueError, Skip
+from runner.authoring.group import TaskGroup
 from runner.authoring.spec import DagSpec, TaskSpec
 from runner.authoring.task import Output, task
 
@@ -11,9 +12,12 @@ __all__ = [
     "AuthoringError",
     "Context",
     "DagSpec",
+    "Defer",
+    "Fail",
     "Output",
     "ReturnValueError",
     "Skip",
+    "TaskGroup",
     "TaskSpec",
     "dag",
     "get_current_context",

@@ -19,7 +19,8 @@ class Context:
 
     `try_number` counts from 1 and rises only with failures that used up a retry; `attempt` counts every time
     the task was handed to a worker, interruptions included. Times are aware. `logical_date` is the scheduled
-    instant; the data interval is [interval_start, interval_end).
+    instant; the data interval is [interval_start, interval_end). `map_index` is the number of an item of a mapped
+    task, -1 elsewhere. `run_type` says what made the run: scheduled, manual, backfill, asset or heartbeat.
     """
 
     dag_id: str
@@ -28,6 +29,8 @@ class Context:
     logical_date: dt.datetime
     interval_start: dt.datetime = None  # type: ignore[assignment]  # defaults to logical_date
     interval_end: dt.datetime = None  # type: ignore[assignment]  # defaults to logical_date
+    map_index: int = -1
+    run_type: str = "manual"
     try_number: int = 1
     attempt: int = 1
     params: dict[str, Any] = field(default_factory=dict)

@@ -9,16 +9,18 @@ import datetime as dt
 import functools
 import inspect
 import itertools
+import traceback
 import zoneinfo
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, overload
 
 from runner.authoring.context import Context, running
-from runner.authoring.errors import AuthoringError, Place, Skip, caller
-from runner.authoring.graph import find_cycle, topological_order
+from runner.authoring.errors import AuthoringError, Fail, Place, Skip, caller
+from runner.authoring.graph import find_cycle, reachable, topological_order
+from runner.authoring.group import current_group, note
 from runner.authoring.rules import decide
 from runner.authoring.spec import PRESETS, DagSpec, TaskSpec
-from runner.authoring.task import Node, Output, check_id, outputs_in
+from runner.authoring.task import Node, Options, Output, TaskFunction, check_id, outputs_in
 from runner.authoring.values import check_return_value
 
 _open: contextvars.ContextVar[tuple[DAG, ...]] = contextvars.ContextVar("sluice_open_dags", default=())
@@ -35,7 +37,9 @@ class DAG:
 
     `schedule` None means started by hand only; else a cron expression or one of @hourly, @daily, @weekly,
     @monthly, @yearly, read in `timezone`. `start` must carry a time zone. `catchup` False (the default) runs
-    only from now on. Raises AuthoringError with the author's file and line.
+    only from now on. `max_active_runs`: more runs wait; `max_active_tasks` counts over all runs. `run_timeout` ends a
+    run that takes longer. `on_success`, `on_failure` are run, as tasks, when a run has ended. Raises AuthoringError
+    with the author's file and line.
     """
 
     def __init__(
@@ -47,6 +51,10 @@ class DAG:
         timezone: str = "UTC",
         catchup: bool = False,
         max_active_runs: int | None = None,
+        max_active_tasks: int | None = None,
+        run_timeout: dt.timedelta | None = None,
+        on_success: Callable[..., Any] | None = None,
+        on_failure: Callable[..., Any] | None = None,
         tags: Sequence[str] = (),
         description: str = "",
     ) -> None:
@@ -58,11 +66,17 @@ class DAG:
         self.timezone = timezone
         self.catchup = catchup
         self.max_active_runs = max_active_runs
+        self.max_active_tasks = max_active_tasks
+        self.run_timeout = run_timeout
         self.tags = (tags,) if isinstance(tags, str) else tuple(tags)
         self.description = inspect.cleandoc(description)
         self.nodes: dict[str, Node] = {}
+        self.callbacks: dict[str, Node] = {}
         self._next: dict[str, int] = {}  # id → number of the next repeated call
         self._check()
+        for name, function in (("on_success", on_success), ("on_failure", on_failure)):
+            if function is not None:
+                self.callbacks[f"@{name}"] = self._callback(name, function)
         found = _collected.get()
         if found is not None:
             found.add(self)
@@ -83,8 +97,22 @@ class DAG:
             raise AuthoringError(f"{name}: start {self.start.isoformat()} has no time zone; add tzinfo=timezone.utc")
         if self.catchup and self.start is None:
             raise AuthoringError(f"{name}: catchup needs a start to catch up from")
-        if self.max_active_runs is not None and (not isinstance(self.max_active_runs, int) or self.max_active_runs < 1):
-            raise AuthoringError(f"{name}: max_active_runs must be 1 or more, not {self.max_active_runs!r}")
+        for limit in ("max_active_runs", "max_active_tasks"):
+            value = getattr(self, limit)
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise AuthoringError(f"{name}: {limit} must be 1 or more, not {value!r}")
+        timeout = self.run_timeout
+        if timeout is not None and (not isinstance(timeout, dt.timedelta) or timeout <= dt.timedelta(0)):
+            raise AuthoringError(f"{name}: run_timeout must be a timedelta above 0, or None, not {timeout!r}")
+
+    def _callback(self, name: str, function: Any) -> Node:
+        """A function to be called, as a task, when a run has ended; a `@task` brings its options along."""
+        options = Options(task_id=name)
+        if isinstance(function, TaskFunction):
+            options, function = function.options, function.function
+        if not callable(function):
+            raise AuthoringError(f"DAG {self.dag_id!r}: {name} must be a function, not {function!r}")
+        return Node(options, function, inspect.signature(function), {}, self.place)
 
     def __repr__(self) -> str:
         return f"<DAG {self.dag_id}, {len(self.nodes)} tasks>"
@@ -100,7 +128,9 @@ class DAG:
 
     def add(self, node: Node, *, explicit_id: bool = False) -> Output:
         """Add a task and the dependencies its arguments make. Raises AuthoringError for an id that is taken."""
-        wanted = task_id = node.options.task_id
+        group = current_group()
+        wanted = task_id = f"{group.group_id}.{node.options.task_id}" if group else node.options.task_id
+        node.group = group.group_id if group else None
         first = self.nodes.get(wanted)
         if first is not None:
             # A number is only added where one function is called again: two functions, or an id somebody
@@ -116,9 +146,10 @@ class DAG:
             task_id = f"{wanted}__{number}"
         node.options = dataclasses.replace(node.options, task_id=task_id)
         self.nodes[task_id] = node
+        note(task_id)
         output = Output(self, task_id)
         taken = list(outputs_in(node.arguments))
-        for upstream in taken:
+        for upstream in (*taken, *outputs_in(node.mapped)):
             self.depend(output, upstream)
         node.inputs = tuple(dict.fromkeys(x.task_id for x in taken))
         return output
@@ -149,6 +180,7 @@ class DAG:
     def spec(self) -> DagSpec:
         """The DAG as plain data. Raises AuthoringError if it has a cycle."""
         self.check_acyclic()
+        upstream = self._linked()
         return DagSpec(
             dag_id=self.dag_id,
             description=self.description,
@@ -157,37 +189,103 @@ class DAG:
             start=None if self.start is None else self.start.isoformat(),
             catchup=self.catchup,
             max_active_runs=self.max_active_runs,
+            max_active_tasks=self.max_active_tasks,
+            run_timeout_seconds=None if self.run_timeout is None else self.run_timeout.total_seconds(),
             tags=self.tags,
             tasks=tuple(
-                TaskSpec(
-                    task_id=task_id,
-                    queue=o.queue,
-                    priority=o.priority,
-                    retries=o.retries,
-                    retry_delay_seconds=o.retry_delay.total_seconds(),
-                    timeout_seconds=None if o.timeout is None else o.timeout.total_seconds(),
-                    trigger_rule=o.trigger_rule,
-                    upstream=tuple(node.upstream),
-                    inputs=node.inputs,
-                )
+                _task_spec(task_id, node, upstream[task_id], self._rule(node, upstream[task_id]))
                 for task_id, node in self.nodes.items()
-                for o in (node.options,)
+            ),
+            callbacks=tuple(
+                dataclasses.replace(_task_spec(task_id, node, (), "always"), kind="callback")
+                for task_id, node in self.callbacks.items()
             ),
         )
 
-    def run_task(self, task_id: str, context: Context, inputs: dict[str, Any]) -> Any:
+    def _rule(self, node: Node, upstream: Sequence[str]) -> str:
+        """The trigger rule; a teardown waits for all and asks whether a setup of its has succeeded."""
+        if not node.options.teardown:
+            return node.options.trigger_rule
+        return "teardown" if any(self.nodes[t].options.setup for t in upstream) else "all_done"
+
+    def _linked(self) -> dict[str, tuple[str, ...]]:
+        """The upstream tasks of each task; a teardown also follows the setups before it itself."""
+        upstream = {task_id: tuple(node.upstream) for task_id, node in self.nodes.items()}
+        for task_id, node in self.nodes.items():
+            if node.options.teardown:
+                setups = [t for t in reachable(upstream, [task_id]) if self.nodes[t].options.setup]
+                upstream[task_id] = tuple(dict.fromkeys((*upstream[task_id], *sorted(setups))))
+        return upstream
+
+    def run_task(
+        self, task_id: str, context: Context, inputs: dict[str, Any], items: dict[str, Any] | None = None
+    ) -> Any:
         """Run one task's function here and now, and return its value as JSON will carry it.
 
         `inputs` maps the task's `inputs` (see TaskSpec) to what they returned; one that is missing is given as
-        None. Raises whatever the function raises, `Skip` if it skips itself, ReturnValueError if its value
-        does not fit into JSON, KeyError for an unknown task.
+        None. `items`: of one item of a mapped task. Raises whatever the function raises, `Skip` if it skips itself,
+        ReturnValueError if its value does not fit into JSON, KeyError for an unknown task.
         """
-        try:
-            node = self.nodes[task_id]
-        except KeyError:
-            raise KeyError(f"DAG {self.dag_id!r} has no task {task_id!r}") from None
+        node = self._node(task_id)
         with running(context):
-            return check_return_value(task_id, node.call(context, inputs))
+            return check_return_value(task_id, node.call(context, inputs, items))
+
+    def _node(self, task_id: str) -> Node:
+        found = self.nodes.get(task_id) or self.callbacks.get(task_id)
+        if found is None:
+            raise KeyError(f"DAG {self.dag_id!r} has no task {task_id!r}")
+        return found
+
+    def left_out(self, task_id: str, value: Any) -> list[str]:
+        """The tasks that are skipped because this one, a branch, returned `value`. Raises ValueError for no such task.
+
+        Of a branch those right after it that neither are chosen nor follow one that is; of a short circuit everything
+        after it.
+        """
+        branch = self._node(task_id).branch
+        if not branch:
+            return []
+        downstream: dict[str, list[str]] = {t: [] for t in self.nodes}
+        for t, node in self.nodes.items():
+            for before in node.upstream:
+                downstream[before].append(t)
+        if branch == "short_circuit":
+            after = [] if value else reachable(downstream, [task_id])
+            return [t for t in after if not self.nodes[t].options.teardown]
+        chosen = [value] if isinstance(value, str) else list(value or ())
+        group = self.nodes[task_id].group
+        names = {t: t for t in downstream[task_id]}
+        names |= {t.removeprefix(f"{group}."): t for t in downstream[task_id]} if group else {}
+        wrong = [c for c in chosen if c not in names]
+        if wrong:
+            known = ", ".join(downstream[task_id]) or "none"
+            raise ValueError(
+                f"task {task_id!r} branches to {wrong[0]!r}, which is not right after it; after it: {known}"
+            )
+        kept = {names[c] for c in chosen}
+        kept |= set(reachable(downstream, kept))
+        return [t for t in downstream[task_id] if t not in kept]
+
+    def may_retry(self, task_id: str, error: BaseException) -> bool:
+        """Whether trying this task again after this exception may help."""
+        found = self.nodes.get(task_id) or self.callbacks.get(task_id)
+        return found is not None and not isinstance(error, (Fail, *found.options.no_retry_on))
+
+    def call_back(self, context: Context, result: str, error: str | None, *, retry: bool) -> None:
+        """Call the task's own function for how it ended. What that raises is printed and changes nothing."""
+        found = self.nodes.get(context.task_id)
+        if found is None:
+            return
+        o = found.options
+        again = result == "failed" and retry and context.try_number <= o.retries
+        call = {"success": o.on_success, "failed": o.on_retry if again else o.on_failure}.get(result)
+        if call is None:
+            return
+        try:
+            with running(context):
+                call(context, error)
+        except Exception:
+            traceback.print_exc()
 
     def test(
         self,
@@ -204,12 +302,12 @@ class DAG:
         self.check_acyclic()
         when = logical_date or dt.datetime.now(dt.UTC)
         results: dict[str, Any] = {}
-        for task_id in topological_order(self._upstream()):
+        ends: dict[str, str] = {}
+        upstream = self._linked()
+        for task_id in topological_order(upstream):
             node = self.nodes[task_id]
-            success = sum(1 for before in node.upstream if before in results)
-            total = len(node.upstream)
-            rule = node.options.trigger_rule
-            if decide(rule, total=total, success=success, failed=0, skipped=total - success) != "run":
+            if ends.get(task_id) or not self._due(node, upstream[task_id], ends):
+                ends.setdefault(task_id, "skipped")
                 continue
             context = Context(
                 dag_id=self.dag_id,
@@ -221,13 +319,68 @@ class DAG:
                 storage_url=storage_url,
             )
             try:
-                results[task_id] = self.run_task(task_id, context, results)
+                results[task_id] = self._test_task(node, context, results)
             except Skip:
+                ends[task_id] = "skipped"
                 continue
             except Exception as e:
                 e.add_note(f"in task {task_id!r} of DAG {self.dag_id!r}")
                 raise
+            ends[task_id] = "success"
+            ends.update(dict.fromkeys(self.left_out(task_id, results[task_id]), "skipped"))
         return results
+
+    def _due(self, node: Node, upstream: Sequence[str], ends: dict[str, str]) -> bool:
+        success = sum(ends.get(before) == "success" for before in upstream)
+        if node.options.teardown:
+            setups = [t for t in upstream if self.nodes[t].options.setup]
+            return not setups or any(ends.get(t) == "success" for t in setups)
+        total = len(upstream)
+        rule = node.options.trigger_rule
+        return decide(rule, total=total, success=success, failed=0, skipped=total - success) == "run"
+
+    def _test_task(self, node: Node, context: Context, results: dict[str, Any]) -> Any:
+        if not node.mapped:
+            return self.run_task(context.task_id, context, results)
+        lists = [results.get(x.task_id) or [] if isinstance(x, Output) else x for x in node.mapped.values()]
+        values = []
+        for index, combination in enumerate(itertools.product(*lists)):
+            items = {name: {"value": value} for name, value in zip(node.mapped, combination, strict=True)}
+            one = dataclasses.replace(context, map_index=index)
+            values.append(self.run_task(context.task_id, one, results, items))
+        if not values:
+            raise Skip("nothing to map over")
+        return values
+
+
+def _task_spec(task_id: str, node: Node, upstream: Sequence[str], trigger_rule: str) -> TaskSpec:
+    o = node.options
+    return TaskSpec(
+        task_id=task_id,
+        kind="mapped" if node.mapped else "task",
+        queue=o.queue,
+        priority=o.priority,
+        retries=o.retries,
+        retry_delay_seconds=o.retry_delay.total_seconds(),
+        retry_backoff=o.retry_backoff,
+        retry_max_delay_seconds=None if o.retry_max_delay is None else o.retry_max_delay.total_seconds(),
+        retry_jitter=o.retry_jitter,
+        timeout_seconds=None if o.timeout is None else o.timeout.total_seconds(),
+        trigger_rule=trigger_rule,
+        pool=o.pool,
+        pool_slots=o.pool_slots,
+        max_active=o.max_active,
+        depends_on_past=o.depends_on_past,
+        setup=o.setup,
+        teardown=o.teardown,
+        group=node.group,
+        on_lost=o.on_lost,
+        execution=o.execution(),
+        map_over=node.map_over(),
+        outlets=o.outlets,
+        upstream=tuple(upstream),
+        inputs=node.inputs,
+    )
 
 
 def _code(node: Node) -> object:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import sys
 from typing import NamedTuple
 
@@ -42,3 +43,15 @@ class ReturnValueError(TypeError):
 
 class Skip(Exception):
     """Raised by a task: there is nothing to do for this run. The task ends as skipped, not as failed."""
+
+
+class Fail(Exception):
+    """Raised by a task: it has failed, and trying again is pointless. No retry is used."""
+
+
+class Defer(Exception):
+    """Raised by a task: not yet; start me again after `delay`. It holds no slot meanwhile and uses up no retry."""
+
+    def __init__(self, delay: dt.timedelta, why: str = "") -> None:
+        self.delay = delay
+        super().__init__(why)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 
 def find_cycle(upstream: Mapping[str, Collection[str]]) -> list[str] | None:
@@ -43,3 +43,15 @@ def topological_order(upstream: Mapping[str, Collection[str]]) -> list[str]:
             if missing[other] == 0:
                 ready.append(other)
     return ready
+
+
+def reachable(edges: Mapping[str, Collection[str]], start: Iterable[str]) -> list[str]:
+    """Every task one comes to from `start` along the edges, in the order they are met."""
+    seen: dict[str, None] = {}
+    todo = list(start)
+    while todo:
+        for task in edges.get(todo.pop(), ()):
+            if task not in seen:
+                seen[task] = None
+                todo.append(task)
+    return list(seen)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 PRESETS = {
@@ -19,15 +19,38 @@ PRESETS = {
 
 @dataclass(frozen=True, kw_only=True)
 class TaskSpec:
-    """One task. `inputs` are the upstream tasks whose return value it takes; each is in `upstream` too."""
+    """One task. `inputs` are the upstream tasks whose return value it takes; each is in `upstream` too.
+
+    retry_*: each delay is `retry_backoff` times the one before, at most `retry_max_delay_seconds`, less a random
+    share of up to `retry_jitter` (0 to 1) of it. map_over: of a mapped task, one entry an argument: {"arg", "task"}
+    maps over what the upstream task returned, {"arg", "length"} over a list of the pipeline's text. sensor: of a
+    sensor, what it waits for, as plain data. execution: {"isolation": "reuse" | "fresh", "memory_mb", "cpu_seconds"}.
+    on_lost: "retry", or "hold" to wait for proof that the node is dead. Kinds: task, sensor, mapped, callback.
+    """
 
     task_id: str
+    kind: str = "task"
     queue: str = "default"
     priority: int = 0
     retries: int = 0
     retry_delay_seconds: float = 60.0
+    retry_backoff: float = 1.0
+    retry_max_delay_seconds: float | None = None
+    retry_jitter: float = 0.0
     timeout_seconds: float | None = None
     trigger_rule: str = "all_success"
+    pool: str | None = None
+    pool_slots: int = 1
+    max_active: int | None = None
+    depends_on_past: bool = False
+    setup: bool = False
+    teardown: bool = False
+    group: str | None = None
+    on_lost: str = "retry"
+    execution: dict[str, Any] = field(default_factory=dict)
+    map_over: tuple[dict[str, Any], ...] = ()
+    sensor: dict[str, Any] | None = None
+    outlets: tuple[str, ...] = ()
     upstream: tuple[str, ...] = ()
     inputs: tuple[str, ...] = ()
 
@@ -38,7 +61,7 @@ class TaskSpec:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> TaskSpec:
         """The inverse of `to_json`. Keys this release does not know are left out."""
-        return cls(**_known(cls, data, tuples=("upstream", "inputs")))
+        return cls(**_known(cls, data, tuples=("upstream", "inputs", "outlets", "map_over")))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +70,8 @@ class DagSpec:
 
     `schedule` is None (only by hand), a cron expression or a preset such as `@daily`, read in `timezone` (an
     IANA name). `start` is an aware ISO 8601 time before which nothing is scheduled. `max_active_runs` None
-    means no limit of its own.
+    means no limit of its own; more runs than that wait. `max_active_tasks` counts over all runs of the DAG.
+    `callbacks` are tasks that run when a run has ended: ids `@on_success` and `@on_failure`.
     """
 
     dag_id: str
@@ -57,8 +81,11 @@ class DagSpec:
     start: str | None = None
     catchup: bool = False
     max_active_runs: int | None = None
+    max_active_tasks: int | None = None
+    run_timeout_seconds: float | None = None
     tags: tuple[str, ...] = ()
     tasks: tuple[TaskSpec, ...] = ()
+    callbacks: tuple[TaskSpec, ...] = ()
 
     def cron(self) -> str | None:
         """The schedule as a cron expression, presets spelled out; None without a schedule."""
@@ -66,13 +93,16 @@ class DagSpec:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
-        return {**vars(self), "tags": list(self.tags), "tasks": [t.to_json() for t in self.tasks]}
+        tasks = [t.to_json() for t in self.tasks]
+        callbacks = [t.to_json() for t in self.callbacks]
+        return {**vars(self), "tags": list(self.tags), "tasks": tasks, "callbacks": callbacks}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> DagSpec:
         """The inverse of `to_json`. Keys this release does not know are left out."""
         values = _known(cls, data, tuples=("tags",))
-        values["tasks"] = tuple(TaskSpec.from_json(t) for t in data.get("tasks", ()))
+        for name in ("tasks", "callbacks"):
+            values[name] = tuple(TaskSpec.from_json(t) for t in data.get(name, ()))
         return cls(**values)
 
 

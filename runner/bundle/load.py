@@ -40,11 +40,12 @@ def load(directory: Path) -> dict[str, DAG]:
 
 
 def inspect(
-    directory: Path, at: Callable[[str], None] = lambda _: None, skip: Collection[str] = ()
+    directory: Path, at: Callable[[str], None] | None = None, skip: Collection[str] = ()
 ) -> tuple[dict[str, DAG], list[Problem]]:
     """What `load` finds, with the problems beside it instead of raised.
 
-    `at` is told each file before code of it is run; files in `skip` are left out.
+    `at`, for a bundle that is being validated, is told each file before code of it is run; whole DAGs are looked at
+    only then. Files in `skip` are left out.
     """
     directory = directory.resolve()
     hold(directory)
@@ -62,12 +63,14 @@ def inspect(
                 continue
             if path.name in skip:
                 continue
-            at(path.name)
+            if at is not None:
+                at(path.name)
             _attempt(directory, path.name, problems, partial(importlib.import_module, path.stem))
         for factory in found.uncalled():
-            at(Path(factory.place.file).name)
+            if at is not None:
+                at(Path(factory.place.file).name)
             _attempt(directory, Path(factory.place.file).name, problems, factory)
-    for made in found.dags.values():
+    for made in found.dags.values() if at is not None else ():  # every worker need not do it again
         _attempt(directory, Path(made.place.file).name, problems, partial(_check, directory, made, problems))
     if not found.dags and not problems and not skip:
         problems.append(Problem(directory.name, 0, "no DAG found in its top-level *.py files"))

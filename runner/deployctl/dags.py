@@ -121,7 +121,7 @@ def show(
     state = "active" if row.active else "not active"
     output.print_table(
         ("dag", "schedule", "?timezone", "#tasks"),
-        ((s.dag_id, s.schedule or "-", s.timezone, len(s.tasks)) for s in found.specs),
+        ((s.dag_id, _value(s.schedule), s.timezone, len(s.tasks)) for s in found.specs),
         title=f"{row.name} {row.version}: {state}, pushed {_time(row)} by {row.created_by}, {row.size / 1000:.1f} kB",
     )
     if found.packages:
@@ -224,6 +224,8 @@ def lines(changes: Changes) -> Iterator[str]:
 
 
 def _value(value: object) -> str:
+    if isinstance(value, dict) and "text" in value:  # a timetable as data, with what people call it
+        return str(value["text"])
     if isinstance(value, list):
         return "[" + ", ".join(map(str, value)) + "]"
     return "none" if value is None else str(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import boto3
@@ -100,6 +101,13 @@ class Cloud:
                 return True
             raise
         return all(i["State"]["Name"] in _DEAD for r in found for i in r["Instances"])
+
+    def existing(self, instance_ids: Sequence[str]) -> set[str]:
+        """Those of these instances that are not terminated. One that is shutting down may still run something."""
+        wanted = [{"Name": "instance-id", "Values": list(instance_ids)}]
+        pages = self._ec2.get_paginator("describe_instances").paginate(Filters=wanted)  # type: ignore[arg-type]
+        instances = (i for page in pages for r in page["Reservations"] for i in r["Instances"])
+        return {i["InstanceId"] for i in instances if i["State"]["Name"] not in _DEAD}
 
 
 def _group(found: AutoScalingGroupTypeDef, tags: dict[str, str]) -> Group:

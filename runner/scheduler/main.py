@@ -16,16 +16,20 @@ from pathlib import Path
 
 import psycopg
 import structlog
+from botocore.exceptions import BotoCoreError, ClientError
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
 from runner import bundle
 from runner.rollout import driver
+from runner.rollout.cloud import Cloud
+from runner.scheduler import lost_nodes
+from runner.scheduler.agenda import agenda
 from runner.scheduler.create_runs import create_runs
-from runner.scheduler.dispatch import dispatch, resend
+from runner.scheduler.dispatch import Resender, dispatch
 from runner.scheduler.reap import Reaper
 from runner.settings import Settings, SluiceError
-from runner.state import bundles, nodes
+from runner.state import bundles, nodes, transitions
 from runner.state.db import connect, listen
 from runner.state.doorbell import Doorbell, celery_app
 from runner.telemetry import systemd
@@ -59,14 +63,16 @@ class Scheduler:
         self.boot_id = uuid.uuid4().hex
         self.engine: Engine = connect(self.url, application_name=f"scheduler {settings.node_id}")
         self.doorbell = Doorbell(celery_app(settings.broker()))
+        self.resender = Resender(self.engine, self.doorbell)
         self.reaper = Reaper(settings.lease_seconds)
         self.stopping = threading.Event()
         self._periodic = [
             Every(settings.heartbeat_seconds, self._heartbeat),
-            Every(1.0, lambda: resend(self.engine, self.doorbell)),
             Every(settings.heartbeat_seconds, self._reap),
             Every(0.5, self._drive_rollouts),
+            Every(5.0, self._look_for_lost_nodes),
         ]
+        self._resend = Every(0.5, self.resender.resend)
 
     def run(self) -> int:
         """Work until `stopping` is set. A database that is away is waited for."""
@@ -92,15 +98,54 @@ class Scheduler:
         return 0
 
     def tick(self) -> None:
-        """All duties once, as far as they are due."""
-        while True:
+        """All duties once, as far as there is something to do."""
+        with self.engine.begin() as connection:
+            todo = agenda(connection)
+        if todo.due_dags:
+            self._repeat(create_runs)
+        if todo.queued_runs:
+            self._start_runs()
+        if todo.late_runs:
+            self._repeat(transitions.time_out_runs)
+        if todo.retries:
+            self._repeat(transitions.wake_retries)
+        if todo.past:
+            self._repeat(transitions.release_past)
+        if todo.limited or todo.queued_runs or todo.retries or todo.due_dags:
             with self.engine.begin() as connection:
-                if not create_runs(connection):
-                    break
-            systemd.notify("WATCHDOG=1")  # catching up on many runs is work, not a hang
-        dispatch(self.engine, self.doorbell)
+                transitions.admit(connection)
+        if any(todo):
+            dispatch(self.engine, self.doorbell)
+            self._resend.maybe()
         for duty in self._periodic:
             duty.maybe()
+
+    def _repeat(self, duty: Callable[[Connection], int]) -> None:
+        """In transactions of their own, until there is nothing left; catching up on much is work, not a hang."""
+        while not self.stopping.is_set():
+            with self.engine.begin() as connection:
+                if not duty(connection):
+                    return
+            systemd.notify("WATCHDOG=1")
+
+    def _start_runs(self) -> None:
+        after = ""
+        while not self.stopping.is_set():
+            with self.engine.begin() as connection:
+                found = transitions.start_runs(connection, after)
+            if found is None:
+                return
+            dag_id, started = found
+            after = after if started else dag_id
+            systemd.notify("WATCHDOG=1")
+
+    def _look_for_lost_nodes(self) -> None:
+        if not self.settings.instance_id:
+            return
+        try:
+            lost_nodes.hand_on(self.engine, lambda ids: Cloud(self.settings.region).existing(ids))
+        except (ClientError, BotoCoreError) as e:
+            log.warning("the cloud does not answer", action="lost_nodes", error=str(e))
 
     def _sleep(self, listener: psycopg.Connection[tuple[object, ...]]) -> None:
         for _ in listener.notifies(timeout=TICK_SECONDS / 2, stop_after=1):

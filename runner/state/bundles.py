@@ -20,18 +20,42 @@ VALUES (:version, :name, :url, :size, :sha256, :who)
 ON CONFLICT (version) DO UPDATE SET name = excluded.name, sha256 = excluded.sha256  -- its directory was renamed
 """)
 _VERSION = text("""
-INSERT INTO dag_version (dag_id, bundle_version, spec)
-SELECT d.dag_id, :version, d.spec FROM jsonb_to_recordset(CAST(:dags AS jsonb)) AS d(dag_id text, spec jsonb)
+INSERT INTO dag_version (dag_id, bundle_version, spec, run_timeout_seconds, callbacks)
+SELECT d.dag_id, :version, d.spec, CAST(d.spec ->> 'run_timeout_seconds' AS float),
+       ARRAY(SELECT c ->> 'task_id' FROM jsonb_array_elements(d.spec -> 'callbacks') AS c)
+FROM jsonb_to_recordset(CAST(:dags AS jsonb)) AS d(dag_id text, spec jsonb)
 ON CONFLICT DO NOTHING
 """)
-_TASKS = text("""
-INSERT INTO dag_task (dag_id, bundle_version, task_id, queue, priority, max_tries, retry_delay_seconds,
-                      timeout_seconds, trigger_rule, inputs, upstream_total, leaf)
-SELECT t.dag_id, :version, t.task_id, t.queue, t.priority, t.max_tries, t.retry_delay_seconds, t.timeout_seconds,
-       t.trigger_rule, ARRAY(SELECT jsonb_array_elements_text(t.inputs)), t.upstream_total, t.leaf
+_TASK_COLUMNS = {
+    "kind": "text",
+    "queue": "text",
+    "priority": "int",
+    "max_tries": "int",
+    "retry_delay_seconds": "float",
+    "retry_backoff": "float",
+    "retry_max_delay_seconds": "float",
+    "retry_jitter": "float",
+    "timeout_seconds": "float",
+    "trigger_rule": "text",
+    "inputs": "text[]",
+    "map_over": "jsonb",
+    "sensor": "jsonb",
+    "pool": "text",
+    "pool_slots": "int",
+    "max_active": "int",
+    "depends_on_past": "boolean",
+    "setup": "boolean",
+    "on_lost": "text",
+    "execution": "jsonb",
+    "outlets": "text[]",
+    "upstream_total": "int",
+    "leaf": "boolean",
+}
+_TASKS = text(f"""
+INSERT INTO dag_task (dag_id, bundle_version, task_id, {", ".join(_TASK_COLUMNS)})
+SELECT t.dag_id, :version, t.task_id, {", ".join(f"t.{name}" for name in _TASK_COLUMNS)}
 FROM jsonb_to_recordset(CAST(:tasks AS jsonb)) AS t(
-    dag_id text, task_id text, queue text, priority int, max_tries int, retry_delay_seconds float,
-    timeout_seconds float, trigger_rule text, inputs jsonb, upstream_total int, leaf boolean)
+    dag_id text, task_id text, {", ".join(f"{name} {kind}" for name, kind in _TASK_COLUMNS.items())})
 ON CONFLICT DO NOTHING
 """)
 _EDGES = text("""
@@ -44,11 +68,13 @@ _FOREIGN = text("""
 SELECT dag_id, bundle FROM dag WHERE dag_id = ANY (:ids) AND bundle <> :name AND active ORDER BY dag_id LIMIT 1
 """)
 _ACTIVATE = text("""
-INSERT INTO dag (dag_id, bundle, bundle_version, schedule)
-SELECT v.dag_id, :name, v.bundle_version, v.spec ->> 'schedule' FROM dag_version v
-WHERE v.bundle_version = :version
+INSERT INTO dag (dag_id, bundle, bundle_version, schedule, max_active_runs, max_active_tasks)
+SELECT v.dag_id, :name, v.bundle_version, v.spec ->> 'schedule', CAST(v.spec ->> 'max_active_runs' AS int),
+       CAST(v.spec ->> 'max_active_tasks' AS int)
+FROM dag_version v WHERE v.bundle_version = :version
 ON CONFLICT (dag_id) DO UPDATE SET
     bundle = excluded.bundle, bundle_version = excluded.bundle_version, schedule = excluded.schedule, active = true,
+    max_active_runs = excluded.max_active_runs, max_active_tasks = excluded.max_active_tasks,
     -- another schedule starts from now; the same one goes on where it was
     next_run_at = CASE WHEN dag.schedule IS DISTINCT FROM excluded.schedule THEN NULL ELSE dag.next_run_at END,
     updated_at = now()
@@ -129,26 +155,13 @@ def register_and_activate(
     values = {"version": version, "name": name, "url": url, "size": size, "sha256": sha256, "who": who}
     connection.execute(_BUNDLE, values)
     dags = [{"dag_id": s.dag_id, "spec": s.to_json()} for s in specs]
-    tasks, edges = [], []
-    for spec in specs:
-        has_downstream = {up for t in spec.tasks for up in t.upstream}
-        for t in spec.tasks:
-            tasks.append(
-                {
-                    "dag_id": spec.dag_id,
-                    "task_id": t.task_id,
-                    "queue": t.queue,
-                    "priority": t.priority,
-                    "max_tries": t.retries + 1,
-                    "retry_delay_seconds": t.retry_delay_seconds,
-                    "timeout_seconds": t.timeout_seconds,
-                    "trigger_rule": t.trigger_rule,
-                    "inputs": list(t.inputs),
-                    "upstream_total": len(t.upstream),
-                    "leaf": t.task_id not in has_downstream,
-                }
-            )
-            edges += [{"dag_id": spec.dag_id, "upstream": up, "downstream": t.task_id} for up in t.upstream]
+    tasks = [row for s in specs for row in _task_rows(s)]
+    edges = [
+        {"dag_id": s.dag_id, "upstream": before, "downstream": t.task_id}
+        for s in specs
+        for t in s.tasks
+        for before in t.upstream
+    ]
     connection.execute(_VERSION, {"version": version, "dags": json.dumps(dags)})
     connection.execute(_TASKS, {"version": version, "tasks": json.dumps(tasks)})
     connection.execute(_EDGES, {"version": version, "edges": json.dumps(edges)})
@@ -199,6 +212,26 @@ def _activate(connection: Connection, name: str, version: str, who: str, action:
     connection.execute(_RETIRE, {"version": version, "name": name})
     connection.execute(_HISTORY, {"name": name, "before": before, "version": version, "who": who, "action": action})
     notify(connection)
+
+
+def _task_rows(spec: DagSpec) -> list[dict[str, Any]]:
+    """The rows of dag_task. What a run's outcome depends on are its leaves: what only a teardown follows is one."""
+    teardowns = {t.task_id for t in spec.tasks if t.teardown}
+    followed = {before for t in spec.tasks if t.task_id not in teardowns for before in t.upstream}
+    rows = []
+    for t in (*spec.tasks, *spec.callbacks):
+        row = {name: getattr(t, name) for name in _TASK_COLUMNS if hasattr(t, name)}
+        rows.append(
+            {
+                **row,
+                "dag_id": spec.dag_id,
+                "task_id": t.task_id,
+                "max_tries": t.retries + 1,
+                "upstream_total": len(t.upstream),
+                "leaf": t.kind != "callback" and t.task_id not in followed | teardowns,
+            }
+        )
+    return rows
 
 
 def active_version(connection: Connection, name: str) -> str | None:

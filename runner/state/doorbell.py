@@ -37,7 +37,9 @@ def celery_app(broker_url: str) -> Celery:
         task_default_delivery_mode="transient",
         task_send_sent_event=False,
         worker_send_task_events=False,
-        worker_enable_remote_control=True,
+        # Its subscription shares the event loop, and redis-py reconnects inside a read that then waits for ever: after
+        # a quick failover of the broker such a worker consumes nothing more.
+        worker_enable_remote_control=False,
         worker_disable_prefetch=True,
         worker_prefetch_multiplier=1,
         worker_hijack_root_logger=False,

@@ -14,6 +14,7 @@ from sqlalchemy import (
     ForeignKeyConstraint,
     Identity,
     Index,
+    Integer,
     MetaData,
     Text,
     UniqueConstraint,
@@ -23,9 +24,13 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP, UUID
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-TASK_STATES = ("waiting", "ready", "queued", "running", "success", "failed", "skipped", "upstream_failed")
 FINISHED = ("success", "failed", "skipped", "upstream_failed")
-RUN_STATES = ("running", "success", "failed")
+TASK_STATES = ("waiting", "ready", "queued", "running", "deferred", "up_for_retry", "expanded", *FINISHED)
+# task: an ordinary one. sensor: waits in a scheduler. mapped: stands for its items. item: one of them. callback: of a
+# run that has ended, and not counted in it.
+TASK_KINDS = ("task", "sensor", "mapped", "item", "callback")
+ORDERS = ("fail", "succeed", "skip", "restart")  # what a running task is to become when its process has been ended
+RUN_STATES = ("queued", "running", "success", "failed")
 NODE_STATES = ("booting", "ready", "draining", "drained", "gone")
 ROLLOUT_STATES = ("running", "succeeded", "failed", "aborted")
 STEP_STATES = ("pending", "running", "done", "failed")
@@ -78,6 +83,8 @@ class Dag(Base):
     paused: Mapped[bool] = mapped_column(server_default=text("false"))
     schedule: Mapped[str | None]
     next_run_at: Mapped[dt.datetime | None]  # the next logical date; NULL without a schedule
+    max_active_runs: Mapped[int | None]  # more wait as queued runs
+    max_active_tasks: Mapped[int | None]  # over all its runs
     updated_at: Mapped[dt.datetime] = mapped_column(server_default=func.now())
     __table_args__ = (Index("ix_dag_due", "next_run_at", postgresql_where=text("active AND NOT paused")),)
 
@@ -89,6 +96,8 @@ class DagVersion(Base):
     dag_id: Mapped[str] = mapped_column(primary_key=True)
     bundle_version: Mapped[str] = mapped_column(ForeignKey("bundle.version"), primary_key=True)
     spec: Mapped[dict[str, Any]]
+    run_timeout_seconds: Mapped[float | None]
+    callbacks: Mapped[list[str]]  # tasks for a run's end: @on_success, @on_failure
 
 
 class DagTask(Base):
@@ -98,13 +107,27 @@ class DagTask(Base):
     dag_id: Mapped[str] = mapped_column(primary_key=True)
     bundle_version: Mapped[str] = mapped_column(primary_key=True)
     task_id: Mapped[str] = mapped_column(primary_key=True)
+    kind: Mapped[str]  # task, sensor, mapped, callback
     queue: Mapped[str]
     priority: Mapped[int]
     max_tries: Mapped[int]
     retry_delay_seconds: Mapped[float]
+    retry_backoff: Mapped[float]  # each delay is so many times the one before
+    retry_max_delay_seconds: Mapped[float | None]
+    retry_jitter: Mapped[float]  # the share of the delay that is left to chance, 0 to 1
     timeout_seconds: Mapped[float | None]
     trigger_rule: Mapped[str]
     inputs: Mapped[list[str]]  # upstream tasks whose return value it takes
+    map_over: Mapped[list[Any]] = mapped_column(JSONB)  # of a mapped task: authoring.spec.TaskSpec.map_over
+    sensor: Mapped[dict[str, Any] | None]  # of a sensor: what it waits for
+    pool: Mapped[str | None]
+    pool_slots: Mapped[int]
+    max_active: Mapped[int | None]  # instances of it at work, over all runs
+    depends_on_past: Mapped[bool]
+    setup: Mapped[bool]
+    on_lost: Mapped[str]  # retry, or hold: wait for proof that its node is dead
+    execution: Mapped[dict[str, Any]]  # how its process is made: isolation, limits
+    outlets: Mapped[list[str]]  # assets it updates
     upstream_total: Mapped[int]
     leaf: Mapped[bool]
     __table_args__ = (
@@ -146,15 +169,22 @@ class DagRun(Base):
     run_type: Mapped[str]  # scheduled, manual, heartbeat
     params: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
     state: Mapped[str] = mapped_column(server_default="running")
+    priority: Mapped[int] = mapped_column(server_default=text("0"))  # added to that of its tasks
+    queue: Mapped[str | None]  # all its tasks go here, whatever the DAG says
+    task_filter: Mapped[list[str] | None]  # only these tasks; NULL: all
     unfinished: Mapped[int]
     failed_leaves: Mapped[int] = mapped_column(server_default=text("0"))
     created_at: Mapped[dt.datetime] = mapped_column(server_default=func.now())
+    started_at: Mapped[dt.datetime | None]
+    deadline_at: Mapped[dt.datetime | None]  # it may not run longer
     ended_at: Mapped[dt.datetime | None]
     __table_args__ = (
         UniqueConstraint("dag_id", "logical_date"),
         _one_of("state", RUN_STATES),
         Index("ix_dag_run_recent", "created_at"),
         Index("ix_dag_run_running", "id", postgresql_where=text("state = 'running'")),
+        Index("ix_dag_run_active", "dag_id", "state", "id", postgresql_where=text("state IN ('queued', 'running')")),
+        Index("ix_dag_run_deadline", "deadline_at", postgresql_where=text("state = 'running'")),
         Index("ix_dag_run_failed", "id", postgresql_where=text("state = 'failed'")),
     )
 
@@ -165,6 +195,8 @@ class TaskInstance(Base):
     `attempt` numbers the dispatches and, with the id, is the whole message on the broker. `tries` counts the
     failures that used up a retry; an interrupted attempt raises `interruptions` instead. `lease_token` is the
     fencing token: every write of a running attempt names it.
+
+    The upstream tasks of a mapped task that has expanded are its items: the counters count those then.
     """
 
     __tablename__ = "task_instance"
@@ -173,42 +205,67 @@ class TaskInstance(Base):
     dag_id: Mapped[str]
     task_id: Mapped[str]
     map_index: Mapped[int] = mapped_column(server_default=text("-1"))
+    map_lengths: Mapped[list[int] | None] = mapped_column(ARRAY(Integer))  # of a mapped task that has expanded
     bundle_version: Mapped[str]
+    kind: Mapped[str] = mapped_column(server_default="task")
     state: Mapped[str]
     queue: Mapped[str]
     priority: Mapped[int]
     trigger_rule: Mapped[str]
     leaf: Mapped[bool]
+    setup: Mapped[bool] = mapped_column(server_default=text("false"))
+    # A limit of its own, of its DAG or of a pool counts it: ready, it waits to be admitted.
+    limited: Mapped[bool] = mapped_column(server_default=text("false"))
+    admitted: Mapped[bool] = mapped_column(server_default=text("true"))
+    past_blocked: Mapped[bool] = mapped_column(server_default=text("false"))  # waits for itself in the run before
     upstream_total: Mapped[int]
     waiting_on: Mapped[int]
     upstream_failed: Mapped[int] = mapped_column(server_default=text("0"))
     upstream_skipped: Mapped[int] = mapped_column(server_default=text("0"))
+    setups_ok: Mapped[int] = mapped_column(server_default=text("0"))  # upstream setup tasks that succeeded
     attempt: Mapped[int] = mapped_column(server_default=text("0"))
     tries: Mapped[int] = mapped_column(server_default=text("0"))
     max_tries: Mapped[int]
     interruptions: Mapped[int] = mapped_column(server_default=text("0"))
-    retry_delay_seconds: Mapped[float]
     timeout_seconds: Mapped[float | None]
-    available_at: Mapped[dt.datetime | None]
+    available_at: Mapped[dt.datetime | None]  # of a retry that waits for its delay
+    ready_at: Mapped[dt.datetime | None]
     queued_at: Mapped[dt.datetime | None]
-    published_at: Mapped[dt.datetime | None]
     lease_token: Mapped[uuid.UUID | None]
     lease_expires_at: Mapped[dt.datetime | None]
     node_id: Mapped[str | None]
+    ordered: Mapped[str | None]  # what a person or a deadline wants of a running task
     started_at: Mapped[dt.datetime | None]
     ended_at: Mapped[dt.datetime | None]
     error: Mapped[str | None]
     __table_args__ = (
         UniqueConstraint("run_id", "task_id", "map_index"),
         _one_of("state", TASK_STATES),
+        _one_of("kind", TASK_KINDS),
         CheckConstraint("(state = 'running') = (lease_token IS NOT NULL)", name="lease"),
-        # Partial: their size follows the work under way, never the history.
+        # Partial: their size follows the work under way, never the history. What a free slot may take:
         Index(
-            "ix_task_instance_ready",
+            "ix_task_instance_due",
             "queue",
             text("priority DESC"),
             "id",
-            postgresql_where=text("state = 'ready'"),
+            postgresql_where=text("state IN ('ready', 'queued') AND admitted"),
+        ),
+        # what waits for a limit, by what it is limited by
+        Index(
+            "ix_task_instance_limited",
+            "dag_id",
+            "task_id",
+            text("priority DESC"),
+            "id",
+            postgresql_where=text("state = 'ready' AND NOT admitted"),
+        ),
+        # and what a limit counts.
+        Index(
+            "ix_task_instance_counted",
+            "dag_id",
+            "task_id",
+            postgresql_where=text("limited AND (state IN ('queued', 'running') OR (state = 'ready' AND admitted))"),
         ),
         Index(
             "ix_task_instance_inflight",
@@ -217,6 +274,9 @@ class TaskInstance(Base):
             postgresql_where=text("state IN ('queued', 'running')"),
         ),
         Index("ix_task_instance_node", "node_id", postgresql_where=text("state = 'running'")),
+        Index("ix_task_instance_deferred", "id", postgresql_where=text("state = 'deferred'")),
+        Index("ix_task_instance_retry", "available_at", postgresql_where=text("state = 'up_for_retry'")),
+        Index("ix_task_instance_past", "dag_id", postgresql_where=text("state = 'waiting' AND past_blocked")),
     )
 
 
@@ -227,7 +287,18 @@ class XCom(Base):
     run_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("dag_run.id", ondelete="CASCADE"), primary_key=True)
     task_id: Mapped[str] = mapped_column(primary_key=True)
     map_index: Mapped[int] = mapped_column(primary_key=True, server_default=text("-1"))
-    value: Mapped[Any] = mapped_column(JSONB)
+    value: Mapped[Any | None] = mapped_column(JSONB)  # a small value; a large one is in storage, at `url`
+    url: Mapped[str | None]
+    length: Mapped[int | None]  # of a list at `url`: how many items
+
+
+class Pool(Base):
+    """Slots shared by tasks that name the pool, whatever their DAG."""
+
+    __tablename__ = "pool"
+    name: Mapped[str] = mapped_column(primary_key=True)
+    slots: Mapped[int]
+    description: Mapped[str] = mapped_column(server_default="")
 
 
 class Event(Base):

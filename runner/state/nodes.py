@@ -34,13 +34,20 @@ class NodeInfo:
 
 @dataclass(frozen=True)
 class Orders:
-    """The answer to a heartbeat: the node's state, which of its leases still hold, and the last change of code."""
+    """The answer to a heartbeat: the node's state, its leases, and the last change of pipeline code.
+
+    held: all that the database knows of. renewed: those of them that were renewed; a row that somebody else has
+    locked at that moment is left for the next beat. ended: those whose task a person or a deadline wants ended.
+    deploy: id of the newest line of the history of pipeline code.
+    """
 
     state: str
     reason: str | None
     deadline_at: dt.datetime | None
     held: frozenset[uuid.UUID]
-    deploy: int = 0  # id of the newest line of the history of pipeline code
+    renewed: frozenset[uuid.UUID]
+    ended: frozenset[uuid.UUID]
+    deploy: int = 0
 
 
 def queue_of(node_id: str) -> str:
@@ -74,12 +81,18 @@ _BEAT = """
 """
 
 _HEARTBEAT = text(f"""
-WITH beat AS ({_BEAT}), renewed AS (
-    UPDATE task_instance SET lease_expires_at = now() + make_interval(secs => :lease)
+WITH beat AS ({_BEAT}), mine AS (
+    SELECT id FROM task_instance
     WHERE state = 'running' AND node_id = :node_id AND lease_token = ANY (CAST(:tokens AS uuid[]))
-    RETURNING lease_token
+    FOR NO KEY UPDATE SKIP LOCKED
+), renewed AS (
+    UPDATE task_instance t SET lease_expires_at = now() + make_interval(secs => :lease)
+    FROM mine WHERE t.id = mine.id RETURNING t.lease_token
+), held AS (
+    SELECT lease_token, ordered FROM task_instance WHERE state = 'running' AND node_id = :node_id
 )
-SELECT state, reason, deadline_at, ARRAY(SELECT lease_token FROM renewed),
+SELECT state, reason, deadline_at, ARRAY(SELECT lease_token FROM held), ARRAY(SELECT lease_token FROM renewed),
+       ARRAY(SELECT lease_token FROM held WHERE ordered IS NOT NULL),
        coalesce((SELECT id FROM deploy WHERE kind = 'code' ORDER BY id DESC LIMIT 1), 0)
 FROM node WHERE node_id = :node_id
 """)
@@ -131,7 +144,8 @@ def register(connection: Connection, info: NodeInfo, *, state: str = "ready") ->
 def heartbeat(
     connection: Connection, node_id: str, tokens: Sequence[uuid.UUID] = (), *, lease_seconds: float = 300.0
 ) -> Orders | None:
-    """Say that the node lives, renew the leases of these tokens, and read its orders: one statement.
+    """Say that the node lives, renew the leases of these tokens, and read its orders: one statement that never waits
+    for another's lock.
 
     None if the node is not known (its row was removed): it must register again.
     """
@@ -139,7 +153,10 @@ def heartbeat(
         _HEARTBEAT,
         {"node_id": node_id, "tokens": [str(t) for t in tokens], "lease": lease_seconds},
     ).one_or_none()
-    return Orders(row[0], row[1], row[2], frozenset(row[3]), row[4]) if row else None
+    if row is None:
+        return None
+    held, renewed, ended = map(frozenset, row[3:6])
+    return Orders(row[0], row[1], row[2], held, renewed, ended, row[6])
 
 
 def cordon(connection: Connection, node_id: str, *, reason: str, by: str, deadline_seconds: float) -> bool:

@@ -51,7 +51,8 @@ _DAG_COLUMNS = """
     d.dag_id, coalesce(v.spec ->> 'description', '') AS description,
     coalesce(v.spec -> 'tags', '[]') AS tags, d.bundle, d.bundle_version, d.active, d.paused, d.schedule,
     coalesce(v.spec ->> 'timezone', 'UTC') AS timezone, d.next_run_at,
-    (SELECT count(*) FROM dag_task t WHERE t.dag_id = d.dag_id AND t.bundle_version = d.bundle_version) AS tasks,
+    (SELECT count(*) FROM dag_task t WHERE t.dag_id = d.dag_id AND t.bundle_version = d.bundle_version
+     AND t.kind <> 'callback') AS tasks,
     (SELECT coalesce(jsonb_agg(jsonb_build_object(
                 'id', r.id, 'state', r.state,
                 'logical_date', to_char(r.logical_date AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'))
@@ -106,7 +107,8 @@ def _dag(kind: Any, row: Any) -> Any:
 _RUN_SELECT = """
 , version AS (
     SELECT v.dag_id, v.bundle_version, count(t.task_id) AS tasks
-    FROM (SELECT DISTINCT dag_id, bundle_version FROM page) v LEFT JOIN dag_task t USING (dag_id, bundle_version)
+    FROM (SELECT DISTINCT dag_id, bundle_version FROM page) v LEFT JOIN dag_task t
+        ON t.dag_id = v.dag_id AND t.bundle_version = v.bundle_version AND t.kind <> 'callback'
     GROUP BY v.dag_id, v.bundle_version
 )
 SELECT p.id, p.dag_id, p.bundle_version, p.logical_date, p.interval_start, p.interval_end, p.run_type, p.params,
@@ -292,11 +294,15 @@ ORDER BY array_position(ARRAY['scheduler', 'web', 'worker'], n.role), n.pool, n.
 # The queues of single nodes (node.<id>) are shown only while something is on them.
 _QUEUES = text(f"""
 WITH waiting AS (
-    SELECT queue, count(*) FILTER (WHERE available_at <= now()) AS ready,
-           count(*) FILTER (WHERE available_at > now()) AS delayed,
-           CAST(extract(epoch FROM now() - min(available_at) FILTER (WHERE available_at <= now())) AS float) AS oldest,
+    SELECT queue, count(*) FILTER (WHERE state = 'ready') AS ready,
+           count(*) FILTER (WHERE state = 'up_for_retry') AS delayed,
+           CAST(extract(epoch FROM now() - min(ready_at) FILTER (WHERE state = 'ready')) AS float) AS oldest,
            sum(interruptions) AS interruptions
-    FROM task_instance WHERE state = 'ready' GROUP BY queue
+    FROM (SELECT queue, state, ready_at, interruptions FROM task_instance
+          WHERE state IN ('ready', 'queued') AND admitted
+          UNION ALL SELECT queue, state, ready_at, interruptions FROM task_instance WHERE state = 'ready' AND NOT admitted
+          UNION ALL SELECT queue, state, ready_at, interruptions FROM task_instance WHERE state = 'up_for_retry') due
+    WHERE state <> 'queued' GROUP BY queue
 ), inflight AS (
     SELECT queue, count(*) FILTER (WHERE state = 'queued') AS queued,
            count(*) FILTER (WHERE state = 'running') AS running,
@@ -314,7 +320,8 @@ _COUNTS = text("""
 SELECT (SELECT count(*) FROM dag WHERE active) AS dags,
        (SELECT count(*) FROM dag_run WHERE state = 'running') AS runs_running,
        day.failed AS runs_failed_24h, day.success AS runs_success_24h,
-       (SELECT count(*) FROM task_instance WHERE state = 'ready') AS tasks_ready,
+       (SELECT count(*) FROM task_instance WHERE state IN ('ready', 'queued') AND admitted AND state = 'ready')
+           + (SELECT count(*) FROM task_instance WHERE state = 'ready' AND NOT admitted) AS tasks_ready,
        (SELECT count(*) FROM task_instance WHERE state = 'queued') AS tasks_queued,
        (SELECT count(*) FROM task_instance WHERE state = 'running') AS tasks_running,
        fleet.nodes, fleet.live AS nodes_live, fleet.slots

@@ -1,6 +1,6 @@
 """Task logs: numbered parts that are only ever added, so a running task's log can be followed by anyone.
 
-`logs/<dag_id>/<run_id>/<task_id>/<attempt>/000000.log`, `000001.log`, …; one object per flush.
+`logs/<dag_id>/<run_id>/<task_id>[<map_index>]/<attempt>/000000.log`, `000001.log`, …; one object per flush.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from pathlib import PurePosixPath
 from runner.storage.store import Storage
 
 
-def log_prefix(dag_id: str, run_id: int | str, task_id: str, attempt: int) -> str:
-    """The folder of one attempt's log."""
-    return f"logs/{dag_id}/{run_id}/{task_id}/{attempt}"
+def log_prefix(dag_id: str, run_id: int | str, task_id: str, attempt: int, map_index: int = -1) -> str:
+    """The folder of one attempt's log; an item of a mapped task has `task_id[map_index]`."""
+    item = "" if map_index < 0 else f"[{map_index}]"
+    return f"logs/{dag_id}/{run_id}/{task_id}{item}/{attempt}"
 
 
 class LogWriter:

@@ -117,7 +117,9 @@ def read_task_log(context: Context, task: TaskDetail, attempt: int | None, start
     number = task.attempt if attempt is None else attempt
     # Asked before reading: what a task writes after this is there with the next call.
     over = number < task.attempt or task.state not in ("running", "queued")
-    text, following = read_log(storage, log_prefix(task.dag_id, task.run_id, task.task_id, number), start)
+    text, following = read_log(
+        storage, log_prefix(task.dag_id, task.run_id, task.task_id, number, task.map_index), start
+    )
     return LogPart(number, text, following, over and not text)
 
 

@@ -15,19 +15,21 @@ from __future__ import annotations
 import contextlib
 import gc
 import json
+import math
 import os
+import resource
 import select
 import signal
 import socket
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from runner.authoring import DAG, Context, Skip
-from runner.authoring.values import check_return_value
+from runner.authoring import DAG, Context, Defer, Skip
 from runner.worker.fence import Deadline, die_with_parent, outlive_parent
 
 
@@ -132,21 +134,83 @@ def child(dags: dict[str, DAG], worker: socket.socket) -> None:
         _send(worker, answer)
 
 
+class Terminated(BaseException):
+    """The process was told to end: what the task has opened gets the chance to be closed."""
+
+
+def _terminate(*_: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough: what follows is the tidying up
+    raise Terminated
+
+
 def _run(dags: dict[str, DAG], request: dict[str, Any]) -> dict[str, Any]:
     context = Context.from_json(request["context"])
     os.environ.update(request.get("environment", {}))
+    limit(request.get("execution", {}))
     try:
+        signal.signal(signal.SIGTERM, _terminate)
         dag = dags.get(context.dag_id)
         if dag is None:
             raise LookupError(f"DAG {context.dag_id!r} is not in bundle version {context.bundle_version}")
-        value = dag.run_task(context.task_id, context, request["inputs"])
-        value = check_return_value(context.task_id, value)
+        answer = attempt(dag, context, request["inputs"], request.get("items", {}))
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    except Terminated:
+        return {"result": "terminated"}
+    answer["rss_mb"] = _rss_mb()
+    return answer
+
+
+def attempt(dag: DAG, context: Context, inputs: dict[str, Any], items: dict[str, Any]) -> dict[str, Any]:
+    """Run one task and say how it ended, as the worker is told; its own callbacks have run then."""
+    try:
+        value = dag.run_task(context.task_id, context, inputs, items)
+        answer: dict[str, Any] = {"result": "success"}
+        if value is not None:
+            answer["value"] = json.dumps(value)
+            if isinstance(value, list):
+                answer["length"] = len(value)
+        if skip := dag.left_out(context.task_id, value):
+            answer["skip"] = skip
     except Skip as e:
-        return {"result": "skipped", "error": str(e) or None}
+        answer = {"result": "skipped", "error": str(e) or None}
+    except Defer as e:
+        return {"result": "deferred", "error": str(e) or None, "delay": e.delay.total_seconds()}
     except (Exception, SystemExit) as e:
         traceback.print_exc()
-        return {"result": "failed", "error": f"{type(e).__name__}: {e}"[:1000]}
-    return {"result": "success", "value": None if value is None else json.dumps(value)}
+        answer = {"result": "failed", "error": _said(e, context)}
+        if not dag.may_retry(context.task_id, e):
+            answer["retry"] = False
+    dag.call_back(context, answer["result"], answer.get("error"), retry=answer.get("retry", True))
+    return answer
+
+
+def _said(error: BaseException, context: Context) -> str:
+    if isinstance(error, MemoryError) and not str(error):
+        return "MemoryError: it needs more memory than its limit, or than there is"
+    return f"{type(error).__name__}: {error}"[:1000]
+
+
+def limit(execution: dict[str, Any]) -> None:
+    """Limits of the kernel for this process and, each for itself, whatever it starts (setrlimit(2)).
+
+    memory_mb: private memory (RLIMIT_DATA), beyond what was there before the task. cpu_seconds: RLIMIT_CPU.
+    """
+    if memory := execution.get("memory_mb"):
+        size = (int(memory) << 20) + _data_bytes()
+        resource.setrlimit(resource.RLIMIT_DATA, (size, size))
+    if cpu := execution.get("cpu_seconds"):
+        seconds = math.ceil(cpu + time.process_time())
+        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 5))
+
+
+def _data_bytes() -> int:
+    with open("/proc/self/statm") as f:  # noqa: PTH123  (a process of a task does without pathlib's cost)
+        return int(f.read().split()[5]) * resource.getpagesize()
+
+
+def _rss_mb() -> float:
+    with open("/proc/self/statm") as f:  # noqa: PTH123
+        return int(f.read().split()[1]) * resource.getpagesize() / 2**20
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -140,7 +140,9 @@ class Child:
         self._reader = connection.makefile("rb")
         self._lock = threading.Lock()
         self.tasks = 0
+        self.busy = False
         self.reusable = True
+        self.rss_mb = 0.0
         hello = self._reader.readline()
         if not hello:
             # None of the task's code has run in it.
@@ -150,6 +152,13 @@ class Child:
     def run(self, request: dict[str, Any], timeout_seconds: float | None) -> dict[str, Any]:
         """Run one task and return its answer. Raises ChildDied or TaskTimeout; the child is gone then."""
         self.tasks += 1
+        self.busy = True
+        try:
+            return self._run(request, timeout_seconds)
+        finally:
+            self.busy = False
+
+    def _run(self, request: dict[str, Any], timeout_seconds: float | None) -> dict[str, Any]:
         try:
             self._send({"run": request})
             if timeout_seconds is not None and not self._readable(timeout_seconds):
@@ -160,13 +169,28 @@ class Child:
         if not line:
             raise self._died()
         answer: dict[str, Any] = json.loads(line)
-        self.reusable = answer["result"] == "success"  # a failed task may leave anything behind
+        self.reusable = self.reusable and answer["result"] == "success"  # a failed task may leave anything behind
+        self.rss_mb = float(answer.get("rss_mb", 0.0))
         return answer
 
     def renew(self, seconds: float) -> None:
         """Let the kernel end the child this much later."""
         with contextlib.suppress(OSError):  # it just ended
             self._send({"lease": seconds})
+
+    def stop(self) -> None:
+        """Ask the task to stop, so that it can tidy up; KILL_SECONDS later it is killed."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGTERM)
+        tasks = self.tasks
+
+        def kill() -> None:
+            if self.busy and self.tasks == tasks:
+                self.kill()
+
+        timer = threading.Timer(KILL_SECONDS, kill)
+        timer.daemon = True
+        timer.start()
 
     def kill(self) -> None:
         """SIGKILL to the child and everything it started."""
@@ -213,22 +237,27 @@ class _Version:
 class Children:
     """Warm parents by bundle version, and their idle children."""
 
-    def __init__(self, fetch: Callable[[str], Path], log_path: Path) -> None:
+    def __init__(self, fetch: Callable[[str], Path], log_path: Path, *, recycle_mb: float = 512) -> None:
         self._fetch = fetch
         self._log_path = log_path
+        self._recycle_mb = recycle_mb
         self._versions: dict[str, _Version] = {}
         self._lock = threading.Lock()
         self._starting: dict[str, threading.Lock] = {}
 
     @contextlib.contextmanager
-    def lend(self, version: str) -> Iterator[Child]:
+    def lend(self, version: str, execution: Mapping[str, Any] | None = None) -> Iterator[Child]:
         """A child of this bundle version, a warm one if there is one. Raises BundleBroken.
 
-        Left without an exception it is kept for the next task, else it is killed.
+        Left without an exception it is kept for the next task, else it is killed. One whose task asks for a process
+        of its own, or has limits (see authoring.spec.TaskSpec.execution), is new and is not kept.
         """
         entry = self._version(version)
+        alone = bool(execution) and (execution or {}).get("isolation", "reuse") != "reuse"
         try:
-            child = self._idle(entry) or entry.parent.fork()
+            child = None if alone else self._idle(entry)
+            child = child or entry.parent.fork()
+            child.reusable = not alone
             try:
                 yield child
             except BaseException:
@@ -254,7 +283,7 @@ class Children:
             return entry.idle.pop() if entry.idle else None
 
     def _take_back(self, entry: _Version, child: Child) -> None:
-        if child.reusable and child.tasks < TASKS_PER_CHILD:
+        if child.reusable and child.tasks < TASKS_PER_CHILD and child.rss_mb < self._recycle_mb:
             with self._lock:
                 entry.idle.append(child)
         else:

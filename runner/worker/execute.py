@@ -1,28 +1,27 @@
-"""One attempt, from its message to its outcome."""
+"""One slot's work: an attempt, from its claim to its outcome, and the next."""
 
 from __future__ import annotations
 
 import signal
-import threading
 import time
-import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import structlog
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
 from runner.authoring import Context
 from runner.settings import Settings, SluiceError
 from runner.state import nodes, transitions
-from runner.state.transitions import Claim, Outcome
+from runner.state.transitions import Claim, Outcome, Result
 from runner.storage.logs import log_prefix
-from runner.worker.children import BundleBroken, Child, ChildDied, Children, TaskTimeout
+from runner.worker.attempts import Attempt, Attempts
+from runner.worker.children import BundleBroken, ChildDied, Children, TaskTimeout
 from runner.worker.finish import Finisher
 from runner.worker.logs import LogShipper
+from runner.worker.values import Values
 
 log = structlog.get_logger(__name__)
 
@@ -30,46 +29,6 @@ log = structlog.get_logger(__name__)
 # not go round for ever.
 MAX_KILLS = 5
 FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM)  # TERM: to a whole cgroup; the worker itself sends it at a timeout only
-
-
-@dataclass
-class Attempt:
-    """An attempt this worker holds a lease for. `lease_until` is on the monotonic clock."""
-
-    claim: Claim
-    lease_until: float
-    child: Child | None = None
-    finishing: bool = False  # its task has ended, the outcome is on its way to the database
-    abandoned: str | None = None  # why its outcome does not count any more
-
-    def abandon(self, why: str) -> None:
-        """Stop it at once: the lease is lost, another attempt may start."""
-        self.abandoned = why
-        if self.child:
-            self.child.kill()
-
-
-class Attempts:
-    """What is running here, by fencing token."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._by_token: dict[uuid.UUID, Attempt] = {}
-
-    def add(self, attempt: Attempt) -> None:
-        with self._lock:
-            self._by_token[attempt.claim.token] = attempt
-
-    def remove(self, attempt: Attempt) -> None:
-        with self._lock:
-            self._by_token.pop(attempt.claim.token, None)
-
-    def all(self) -> list[Attempt]:
-        with self._lock:
-            return list(self._by_token.values())
-
-    def __len__(self) -> int:
-        return len(self._by_token)
 
 
 class Executor:
@@ -80,69 +39,88 @@ class Executor:
         settings: Settings,
         engine: Engine,
         children: Children,
+        attempts: Attempts,
         finisher: Finisher,
         shipper: LogShipper,
+        values: Values,
         refused: Callable[[], None],
     ) -> None:
         self._settings = settings
         self._engine = engine
         self._children = children
+        self._attempts = attempts
         self._finisher = finisher
         self._shipper = shipper
+        self._values = values
         self._refused = refused
+        self._queues = [*settings.queue_list, nodes.queue_of(settings.node_id)]
         self._logs = settings.home / "log" / "tasks"
         self._logs.mkdir(parents=True, exist_ok=True)
-        self.attempts = Attempts()
 
     def execute(self, task_instance: int, attempt_number: int) -> None:
-        """Answer one message. A message with nothing to claim behind it is dropped in silence."""
+        """Answer one message, then go on with whatever is due until there is nothing left for this slot.
+
+        A message with nothing to claim behind it is dropped in silence.
+        """
         attempt = self._claim(task_instance, attempt_number)
-        if attempt is None:
-            return
+        while attempt is not None:
+            attempt = self._attempt(attempt)
+
+    def _attempt(self, attempt: Attempt) -> Attempt | None:
         try:
             outcome = self._run(attempt)
         except BaseException:
-            self.attempts.remove(attempt)  # a bug here: the lease runs out and the task is handed on
+            self._attempts.remove(attempt)  # a bug here: the heartbeat gives the lease back
             raise
         attempt.finishing = True
         if attempt.abandoned:
             log.warning("attempt abandoned", action="execute", why=attempt.abandoned, **_names(attempt.claim))
-            self.attempts.remove(attempt)
-        else:
-            # Held until it is committed, so that its lease is renewed and the node is not idle before.
-            self._finisher.finish(outcome, lambda: self.attempts.remove(attempt))
+            self._attempts.remove(attempt)
+            return None
+        # Held until it is committed, so that its lease is renewed and the node is not idle before.
+        return self._finisher.finish(attempt, outcome)
 
     def _claim(self, task_instance: int, attempt_number: int) -> Attempt | None:
         lease = self._settings.lease_seconds
         node_id = self._settings.node_id
-        before = time.monotonic()  # the lease counts from before the statement: never longer than the database's
         try:
-            with self._engine.begin() as connection:
-                claim = transitions.claim(
-                    connection, task_instance, attempt_number, node_id=node_id, lease_seconds=lease
-                )
-            if claim is None:
-                self._release_if_draining(task_instance, attempt_number)
-                return None
+            with self._attempts.claiming() as before:  # never longer than the database's
+                with self._engine.begin() as connection:
+                    claim = transitions.claim(
+                        connection, task_instance, attempt_number, node_id=node_id, lease_seconds=lease
+                    )
+                    if claim is None:
+                        claim = self._anything(connection, task_instance, attempt_number)
+                if claim is None:
+                    return None
+                attempt = Attempt(claim, before + lease)
+                self._attempts.add(attempt)
+                return attempt
         except DBAPIError as e:
             # The message is gone, the row is still queued: a scheduler sends it again. If the claim was committed
-            # and only the answer lost, the lease is never renewed and runs out.
+            # and only the answer lost, the heartbeat gives the lease back.
             log.warning("claim failed", action="claim", task_instance=task_instance, error=str(e.orig))
             return None
-        attempt = Attempt(claim, before + lease)
-        self.attempts.add(attempt)
-        return attempt
 
-    def _release_if_draining(self, task_instance: int, attempt_number: int) -> None:
-        with self._engine.begin() as connection:
-            if nodes.is_ready(connection, self._settings.node_id):
-                return
+    def _anything(self, connection: Connection, task_instance: int, attempt_number: int) -> Claim | None:
+        """The slot was woken and its message has nothing behind it: another slot was quicker. Take what is due."""
+        if not nodes.is_ready(connection, self._settings.node_id):
             transitions.release(connection, task_instance, attempt_number)
-        self._refused()  # stop consuming now, or this worker may get the same task again and again until it is told
+            self._refused()  # stop consuming now, or this worker may get the same message until it is told
+            return None
+        log.debug("message refused", action="claim", task_instance=task_instance, attempt=attempt_number)
+        claims = transitions.take(
+            connection,
+            node_id=self._settings.node_id,
+            queues=self._queues,
+            n=1,
+            lease_seconds=self._settings.lease_seconds,
+        )
+        return claims[0] if claims else None
 
     def _run(self, attempt: Attempt) -> Outcome:
         claim = attempt.claim
-        prefix = log_prefix(claim.dag_id, str(claim.run_id), claim.task_id, claim.attempt)
+        prefix = log_prefix(claim.dag_id, str(claim.run_id), claim.task_id, claim.attempt, claim.map_index)
         path = self._logs / f"{claim.token}.log"
         self._shipper.follow(path, prefix)
         try:
@@ -152,32 +130,49 @@ class Executor:
         except (BundleBroken, SluiceError) as e:
             return _failed(claim, f"bundle {claim.bundle_version} does not load on {self._settings.node_id}: {e}")
         except ChildDied as e:
-            if e.signal in FROM_OUTSIDE and claim.interruptions < MAX_KILLS:
-                return Outcome(claim.task_instance, claim.token, "interrupted", error=str(e))
-            return _failed(claim, str(e))
+            if e.signal in FROM_OUTSIDE:
+                return _interrupted(claim, str(e))
+            return _failed(claim, _limit_reached(claim, e))
         finally:
             attempt.child = None
             self._shipper.close(path)
 
     def _run_in_child(self, attempt: Attempt, log_path: Path, prefix: str) -> Outcome:
         claim = attempt.claim
-        with self._children.lend(claim.bundle_version) as child:
+        inputs, items = self._values.load(claim.inputs), self._values.load(claim.items)
+        with self._children.lend(claim.bundle_version, claim.execution) as child:
             attempt.child = child
-            if attempt.abandoned:  # between the claim and here
-                raise ChildDied(attempt.abandoned)
+            if attempt.abandoned or attempt.ending:  # between the claim and here
+                raise ChildDied(attempt.abandoned or "ended before its start", int(signal.SIGKILL))
             request = {
                 "context": self._context(claim, prefix).to_json(),
-                "inputs": claim.inputs,
+                "inputs": inputs,
+                "items": items,
+                "execution": claim.execution,
                 "log": str(log_path),
                 "lease": attempt.lease_until - time.monotonic(),
             }
             answer = child.run(request, claim.timeout_seconds)
+        if answer["result"] == "terminated":
+            return _interrupted(claim, "its process was told to end")
+        return self._outcome(claim, answer)
+
+    def _outcome(self, claim: Claim, answer: dict[str, Any]) -> Outcome:
+        try:
+            value, url = self._values.store(claim, answer.get("value"))
+        except SluiceError as e:
+            return Outcome(claim.task_instance, claim.token, "failed", error=e.message, retry=e.exit_code != 2)
         return Outcome(
             claim.task_instance,
             claim.token,
             answer["result"],
-            value=answer.get("value"),
+            value=value,
+            url=url,
+            length=answer.get("length"),
             error=answer.get("error"),
+            retry=answer.get("retry", True),
+            delay_seconds=answer.get("delay", 0.0),
+            skip=tuple(answer.get("skip", ())),
         )
 
     def _context(self, claim: Claim, log_prefix: str) -> Context:
@@ -185,7 +180,9 @@ class Executor:
         return Context(
             dag_id=claim.dag_id,
             run_id=str(claim.run_id),
+            run_type=claim.run_type,
             task_id=claim.task_id,
+            map_index=claim.map_index,
             logical_date=claim.logical_date,
             interval_start=claim.interval_start,
             interval_end=claim.interval_end,
@@ -203,6 +200,17 @@ class Executor:
 
 def _failed(claim: Claim, error: str) -> Outcome:
     return Outcome(claim.task_instance, claim.token, "failed", error=error)
+
+
+def _interrupted(claim: Claim, error: str) -> Outcome:
+    result: Result = "interrupted" if claim.interruptions < MAX_KILLS else "failed"
+    return Outcome(claim.task_instance, claim.token, result, error=error)
+
+
+def _limit_reached(claim: Claim, died: ChildDied) -> str:
+    if died.signal == signal.SIGXCPU:
+        return f"used more than its limit of {claim.execution.get('cpu_seconds')} CPU seconds"
+    return str(died)
 
 
 def _names(claim: Claim) -> dict[str, Any]:

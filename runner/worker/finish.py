@@ -7,9 +7,11 @@ import os
 import queue
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import psycopg
 import structlog
 from sqlalchemy import Engine
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
@@ -17,6 +19,7 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 from runner.state import transitions
 from runner.state.doorbell import Doorbell
 from runner.state.transitions import Message, Outcome
+from runner.worker.attempts import Attempt, Attempts
 from runner.worker.threads import essential
 
 log = structlog.get_logger(__name__)
@@ -25,27 +28,60 @@ BATCH = 200  # outcomes in one transaction
 RETRY_SECONDS = 1.0
 
 
-class Finisher:
-    """One thread that ends attempts in the database and rings for what became due: the scheduler is not needed.
+@dataclass
+class _Ended:
+    """An attempt whose task has ended, and the slot that waits for what is next."""
 
-    Everything that has ended meanwhile goes into one transaction, so many short tasks cost few commits; nobody waits
-    for it, so a slot takes its next task while the last one is being committed.
+    outcome: Outcome
+    attempt: Attempt | None = None
+    committed: threading.Event = field(default_factory=threading.Event)
+    next: Attempt | None = None
+
+
+class Finisher:
+    """One thread that ends attempts in the database and brings each freed slot its next one.
+
+    Everything that has ended meanwhile goes into one transaction, which takes as many tasks as it frees slots: many
+    short tasks cost few commits, and from one to the next there is neither a scheduler nor a message. `taking` says
+    whether this worker may still take work.
     """
 
-    def __init__(self, engine: Engine, doorbell: Doorbell, spool: Path) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        doorbell: Doorbell,
+        spool: Path,
+        attempts: Attempts,
+        *,
+        node_id: str,
+        queues: Sequence[str],
+        lease_seconds: float,
+        taking: Callable[[], bool],
+    ) -> None:
         self._engine = engine
         self._doorbell = doorbell
         self._spool = spool
-        self._inbox: queue.SimpleQueue[tuple[Outcome, Callable[[], None]] | None] = queue.SimpleQueue()
+        self._attempts = attempts
+        self._node_id = node_id
+        self._queues = list(queues)
+        self._lease = lease_seconds
+        self._taking = taking
+        self._inbox: queue.SimpleQueue[_Ended | None] = queue.SimpleQueue()
         self._thread = essential("finisher", self._loop)
         spool.mkdir(parents=True, exist_ok=True)
 
     def start(self) -> None:
         self._thread.start()
 
-    def finish(self, outcome: Outcome, done: Callable[[], None]) -> None:
-        """Call `done` once this outcome is committed, or refused because its lease was taken away."""
-        self._inbox.put((outcome, done))
+    def finish(self, attempt: Attempt, outcome: Outcome) -> Attempt | None:
+        """Wait until this outcome is committed (or refused: its lease was taken away); returns the slot's next attempt.
+
+        None if there is nothing to do, or this node may not take more.
+        """
+        ended = _Ended(outcome, attempt)
+        self._inbox.put(ended)
+        ended.committed.wait()
+        return ended.next
 
     def stop(self) -> None:
         """Commit what is left and end the thread."""
@@ -54,11 +90,12 @@ class Finisher:
 
     def recover(self) -> int:
         """Commit what an earlier start of this worker left on disk; returns how many outcomes."""
-        outcomes = [_read(path) for path in sorted(self._spool.glob("*.json"))]
-        if outcomes:
-            self._doorbell.ring(self._deliver(outcomes, []))
-            self._forget(outcomes)
-        return len(outcomes)
+        ended = [_Ended(_read(path)) for path in sorted(self._spool.glob("*.json"))]
+        if ended:
+            self._doorbell.ring(self._deliver(ended))
+        for path in self._spool.glob("*.json"):
+            path.unlink(missing_ok=True)
+        return len(ended)
 
     def _loop(self) -> None:
         stopping = False
@@ -70,49 +107,65 @@ class Finisher:
                 except queue.Empty:
                     break
             stopping = None in batch
-            entries = [entry for entry in batch if entry is not None]
-            self._doorbell.ring(self._deliver([outcome for outcome, _ in entries], [done for _, done in entries]))
+            self._doorbell.ring(self._deliver([ended for ended in batch if ended is not None]))
 
-    def _deliver(self, outcomes: list[Outcome], done: list[Callable[[], None]]) -> list[Message]:
+    def _deliver(self, batch: list[_Ended]) -> list[Message]:
         """Commit, however long the database is away; returns what is to be rung for."""
         spooled = False
         messages: list[Message] = []
-        while outcomes:
+        while batch:
             try:
-                messages = self._commit(outcomes)
+                messages = self._commit(batch)
                 break
             except (DataError, IntegrityError) as e:
                 # One of them cannot be stored. Alone it fails with the reason; the others must not wait for it.
-                if len(outcomes) > 1:
-                    messages = [m for o in outcomes for m in self._deliver([o], [])]
-                    break
+                if len(batch) > 1:
+                    return [m for ended in batch for m in self._deliver([ended])]
                 log.error("outcome cannot be stored", action="finish", error=str(e.orig))
-                outcomes = [_unstorable(outcomes[0], str(e.orig))]
+                batch[0].outcome = _unstorable(batch[0].outcome, str(e.orig))
             except DBAPIError as e:
+                if isinstance(e.orig, psycopg.errors.DeadlockDetected | psycopg.errors.SerializationFailure):
+                    continue
                 log.warning("database is away; outcomes are kept on disk", action="finish", error=str(e.orig))
                 if not spooled:
-                    self._keep(outcomes)
+                    self._keep([ended.outcome for ended in batch])
                     spooled = True
                 threading.Event().wait(RETRY_SECONDS)
         if spooled:
-            self._forget(outcomes)
-        for call in done:
-            call()
+            self._forget([ended.outcome for ended in batch])
         return messages
 
-    def _commit(self, outcomes: list[Outcome]) -> list[Message]:
-        with self._engine.begin() as connection:
-            accepted = transitions.finish(connection, outcomes)
-            messages = transitions.dispatch(connection)
-        for outcome in outcomes:
-            if outcome.token not in accepted:
+    def _commit(self, batch: list[_Ended]) -> list[Message]:
+        slots = sum(ended.attempt is not None for ended in batch) if self._taking() else 0
+        messages: list[Message] = []
+        with self._attempts.claiming() as before:
+            with self._engine.begin() as connection:
+                done = transitions.finish(
+                    connection,
+                    [ended.outcome for ended in batch],
+                    node_id=self._node_id,
+                    queues=self._queues,
+                    slots=slots,
+                    lease_seconds=self._lease,
+                )
+                if done.more:
+                    messages = transitions.dispatch(connection)
+            following = [Attempt(claim, before + self._lease) for claim in done.claims]
+            for attempt in following:
+                self._attempts.add(attempt)
+        for ended in batch:
+            if ended.outcome.token not in done.accepted:
                 log.warning(
                     "outcome refused: the lease was taken away",
                     action="finish",
-                    task_instance=outcome.task_instance,
-                    result=outcome.result,
-                    error=outcome.error,
+                    task_instance=ended.outcome.task_instance,
+                    result=ended.outcome.result,
+                    error=ended.outcome.error,
                 )
+            if ended.attempt is not None:
+                self._attempts.remove(ended.attempt)
+                ended.next = following.pop(0) if following else None
+            ended.committed.set()
         return messages
 
     def _keep(self, outcomes: list[Outcome]) -> None:
@@ -120,7 +173,7 @@ class Finisher:
             path = self._path(o)
             part = path.with_suffix(".part")
             with part.open("w") as f:
-                json.dump({**vars(o), "token": str(o.token)}, f)
+                json.dump({**vars(o), "token": str(o.token), "expires": None}, f)
                 f.flush()
                 os.fsync(f.fileno())
             part.rename(path)
@@ -140,4 +193,4 @@ def _unstorable(outcome: Outcome, why: str) -> Outcome:
 
 def _read(path: Path) -> Outcome:
     data = json.loads(path.read_text())
-    return Outcome(**{**data, "token": uuid.UUID(data["token"])})
+    return Outcome(**{**data, "token": uuid.UUID(data["token"]), "skip": tuple(data["skip"])})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import uuid
 from collections.abc import Callable
 
 import structlog
@@ -11,10 +12,10 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
 from runner.settings import Settings
-from runner.state import nodes
+from runner.state import nodes, transitions
 from runner.state.nodes import Orders
 from runner.telemetry import systemd
-from runner.worker.execute import Attempts
+from runner.worker.attempts import Attempts
 from runner.worker.threads import essential
 
 log = structlog.get_logger(__name__)
@@ -42,6 +43,7 @@ class Heartbeat:
         self._obey = obey
         self._stopping = False
         self._wake = threading.Event()
+        self._strange: dict[uuid.UUID, float] = {}  # lease → when it was first seen
         self._thread = essential("heartbeat", self._loop)
 
     def start(self) -> None:
@@ -80,15 +82,29 @@ class Heartbeat:
             self._register()
             return
         for token, attempt in held_here.items():
-            if token in orders.held:
+            if token in orders.renewed:
                 attempt.lease_until = before + lease
                 if attempt.child:
                     attempt.child.renew(attempt.lease_until - time.monotonic())
-            elif attempt.finishing:
-                continue  # its outcome was committed meanwhile
-            else:
-                attempt.abandon("the lease was taken away")
+            if token in orders.ended and not attempt.finishing:
+                attempt.end()
+            elif token not in orders.held and not attempt.finishing and token in self._attempts:
+                attempt.abandon("the lease was taken away")  # unless its outcome was committed meanwhile
+        self._give_back(orders.held, before)
         self._obey(orders)
+
+    def _give_back(self, held: frozenset[uuid.UUID], now: float) -> None:
+        """Leases that the database has given and this worker never heard of: the answer to the claim was lost.
+
+        Only if every claim that was under way when the lease was first seen is over by now.
+        """
+        self._strange = {t: self._strange.get(t, now) for t in held if t not in self._attempts}
+        since = self._attempts.claiming_since()
+        lost = [t for t, seen in self._strange.items() if seen < now and seen < since]
+        if lost:
+            with self._engine.begin() as connection:
+                n = transitions.interrupt_tokens(connection, lost, "the answer to its claim was lost")
+            log.warning("leases given back", action="heartbeat", tasks=n)
 
     def _fence(self) -> None:
         next_beat = time.monotonic() + self._settings.heartbeat_seconds

@@ -8,6 +8,7 @@ import uuid
 from pathlib import Path
 
 import structlog
+from celery import signals as celery_signals
 from kombu.entity import Queue
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
@@ -20,6 +21,7 @@ from runner.state.doorbell import TASK, Doorbell, celery_app
 from runner.state.nodes import NodeInfo
 from runner.storage import Storage
 from runner.telemetry import systemd
+from runner.worker.attempts import Attempts
 from runner.worker.children import ChildDied, Children
 from runner.worker.drain import Drain, IdleWatch, boot_step
 from runner.worker.execute import Executor
@@ -28,6 +30,7 @@ from runner.worker.heartbeat import Heartbeat
 from runner.worker.logs import LogShipper
 from runner.worker.pool import SlotPool
 from runner.worker.prefetch import Prefetch
+from runner.worker.values import Values
 
 log = structlog.get_logger(__name__)
 
@@ -44,17 +47,30 @@ class Worker:
         )
         settings.home.mkdir(parents=True, exist_ok=True)
         self.celery = celery_app(settings.broker())
-        self.shipper = LogShipper(Storage.open(settings.storage_url))
-        self.children = Children(self._fetch, settings.home / "bundles.log")
-        self.finisher = Finisher(self.engine, Doorbell(self.celery), settings.home / "spool")
+        storage = Storage.open(settings.storage_url)
+        self.shipper = LogShipper(storage)
+        self.children = Children(self._fetch, settings.home / "bundles.log", recycle_mb=settings.recycle_mb)
         self.queues = [*settings.queue_list, nodes.queue_of(settings.node_id)]
+        self.attempts = Attempts()
         self.drain = Drain(self.queues)
+        self.stopping = False
+        self.finisher = Finisher(
+            self.engine,
+            Doorbell(self.celery),
+            settings.home / "spool",
+            self.attempts,
+            node_id=settings.node_id,
+            queues=self.queues,
+            lease_seconds=settings.lease_seconds,
+            taking=lambda: not self.stopping,
+        )
+        values = Values(storage, inline_bytes=settings.xcom_inline_bytes, max_bytes=settings.xcom_max_bytes)
         self.executor = Executor(
-            settings, self.engine, self.children, self.finisher, self.shipper, refused=self.refused
+            settings, self.engine, self.children, self.attempts, self.finisher, self.shipper, values, self.refused
         )
         self.prefetch = Prefetch(self.engine, self._fetch)
-        self.heartbeat = Heartbeat(settings, self.engine, self.executor.attempts, self.register, self.obey)
-        self.idle_watch = IdleWatch(self.drain, lambda: len(self.executor.attempts) > 0, self.drained)
+        self.heartbeat = Heartbeat(settings, self.engine, self.attempts, self.register, self.obey)
+        self.idle_watch = IdleWatch(self.drain, lambda: len(self.attempts) > 0, self.drained)
 
     def register(self) -> None:
         """Say in the database that this worker is up; a node that drains stays draining."""
@@ -120,12 +136,16 @@ class Worker:
             without_mingle=True,
             quiet=True,
         )
+        celery_signals.worker_shutting_down.connect(self._stop, weak=False)
         systemd.notify("READY=1")
         try:
             worker.start()
         finally:
             self.close()
         return int(worker.exitcode or 0)
+
+    def _stop(self, **_: object) -> None:
+        self.stopping = True  # what runs is finished, and no slot takes more
 
     def close(self) -> None:
         """After Celery has ended: what finished is committed, its logs are stored, the children are gone."""

@@ -18,10 +18,10 @@ WHERE d.dag_id = %s
 """
 _TASKS = """
 INSERT INTO task_instance (run_id, dag_id, task_id, bundle_version, state, queue, priority, trigger_rule, leaf,
-                           upstream_total, waiting_on, attempt, tries, max_tries, retry_delay_seconds, available_at,
-                           queued_at, published_at, node_id, started_at, ended_at)
+                           upstream_total, waiting_on, attempt, tries, max_tries, ready_at, queued_at, node_id,
+                           started_at, ended_at)
 SELECT r.id, r.dag_id, t.task_id, r.bundle_version, 'success', t.queue, t.priority, t.trigger_rule, t.leaf,
-       t.upstream_total, 0, 1, 1, t.max_tries, t.retry_delay_seconds, r.created_at, r.created_at, r.created_at,
+       t.upstream_total, 0, 1, 1, t.max_tries, r.created_at, r.created_at,
        'bench-worker', r.created_at, r.ended_at
 FROM dag_run r JOIN dag_task t USING (dag_id, bundle_version)
 WHERE r.dag_id = %s AND r.run_type = 'scheduled'

@@ -63,7 +63,14 @@ class World:
 
     def end(self, claim: Claim, result: Any = "success", **more: Any) -> bool:
         with self.engine.begin() as c:
-            return claim.token in transitions.finish(c, [Outcome(claim.task_instance, claim.token, result, **more)])
+            done = transitions.finish(c, [Outcome(claim.task_instance, claim.token, result, **more)])
+        return claim.token in done.accepted
+
+    def finish(self, claim: Claim, result: Any = "success", *, slots: int = 0, **more: Any) -> transitions.Finished:
+        """End an attempt and let its node's slots take the next."""
+        outcome = Outcome(claim.task_instance, claim.token, result, **more)
+        with self.engine.begin() as c:
+            return transitions.finish(c, [outcome], node_id="n1", queues=["default"], slots=slots)
 
     def states(self, run: int) -> dict[str, str]:
         with self.engine.begin() as c:

@@ -157,11 +157,11 @@ def test_a_task_tells_all_its_attempts(connection: Connection) -> None:
     task = queries.task_instance(connection, mine.task_instance)
 
     assert task is not None
-    assert (task.state, task.tries, task.max_tries, task.error) == ("ready", 1, 2, "broken")
+    assert (task.state, task.tries, task.max_tries, task.error) == ("up_for_retry", 1, 2, "broken")
     assert [(e.state, e.attempt, e.node_id) for e in task.events] == [
         ("queued", 1, None),
         ("running", 1, "n1"),
-        ("ready", 1, "n1"),
+        ("up_for_retry", 1, "n1"),
     ]
     assert task.events[-1].detail == "will be retried: broken"
     assert all(e.subject != str(other.task_instance) for e in task.events)
@@ -264,8 +264,8 @@ def test_no_query_reads_the_history(engine: Engine, connection: Connection) -> N
     connection.execute(
         text("""
         INSERT INTO task_instance (run_id, dag_id, task_id, bundle_version, state, queue, priority, trigger_rule,
-            leaf, upstream_total, waiting_on, max_tries, retry_delay_seconds, started_at, ended_at)
-        SELECT id, dag_id, t, 'v1', 'success', 'default', 0, 'all_success', true, 0, 0, 1, 0, created_at, created_at
+            leaf, upstream_total, waiting_on, max_tries, started_at, ended_at)
+        SELECT id, dag_id, t, 'v1', 'success', 'default', 0, 'all_success', true, 0, 0, 1, created_at, created_at
         FROM dag_run, unnest(ARRAY['a', 'b', 'c']) t""")
     )
     connection.execute(

@@ -31,7 +31,7 @@ def upgrade() -> None:
         sa.Column("before", sa.Text(), nullable=True),
         sa.Column("after", sa.Text(), nullable=True),
         sa.Column("who", sa.Text(), nullable=False),
-        sa.Column("detail", postgresql.JSONB(astext_type=sa.Text()), server_default=sa.text("'{}'"), nullable=False),
+        sa.Column("detail", postgresql.JSONB(), server_default=sa.text("'{}'"), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_deploy")),
     )
     op.create_index("ix_deploy_at", "deploy", ["at"], unique=False)
@@ -39,10 +39,7 @@ def upgrade() -> None:
         "event",
         sa.Column("id", sa.BigInteger(), sa.Identity(always=True), nullable=False),
         sa.Column(
-            "at",
-            postgresql.TIMESTAMP(timezone=True),
-            server_default=sa.text("clock_timestamp()"),
-            nullable=False,
+            "at", postgresql.TIMESTAMP(timezone=True), server_default=sa.text("clock_timestamp()"), nullable=False
         ),
         sa.Column("kind", sa.Text(), nullable=False),
         sa.Column("subject", sa.Text(), nullable=False),
@@ -54,11 +51,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_event")),
     )
     op.create_index(
-        "ix_event_run",
-        "event",
-        ["run_id", "subject"],
-        unique=False,
-        postgresql_where=sa.text("run_id IS NOT NULL"),
+        "ix_event_run", "event", ["run_id", "subject"], unique=False, postgresql_where=sa.text("run_id IS NOT NULL")
     )
     op.create_table(
         "node",
@@ -76,16 +69,20 @@ def upgrade() -> None:
         sa.Column("instance_id", sa.Text(), nullable=False),
         sa.Column("address", sa.Text(), nullable=False),
         sa.Column(
-            "registered_at",
-            postgresql.TIMESTAMP(timezone=True),
-            server_default=sa.text("now()"),
-            nullable=False,
+            "registered_at", postgresql.TIMESTAMP(timezone=True), server_default=sa.text("now()"), nullable=False
         ),
         sa.Column("changed_at", postgresql.TIMESTAMP(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.CheckConstraint("state IN ('booting', 'ready', 'draining', 'drained', 'gone')", name=op.f("ck_node_state")),
         sa.PrimaryKeyConstraint("node_id", name=op.f("pk_node")),
     )
     op.create_index("ix_node_live", "node", ["role", "pool"], unique=False, postgresql_where=sa.text("state <> 'gone'"))
+    op.create_table(
+        "pool",
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("slots", sa.Integer(), nullable=False),
+        sa.Column("description", sa.Text(), server_default="", nullable=False),
+        sa.PrimaryKeyConstraint("name", name=op.f("pk_pool")),
+    )
     op.create_table(
         "release",
         sa.Column("id", sa.Text(), nullable=False),
@@ -104,7 +101,7 @@ def upgrade() -> None:
         sa.Column("pool", sa.Text(), nullable=False),
         sa.Column("release", sa.Text(), nullable=False),
         sa.Column("strategy", sa.Text(), nullable=False),
-        sa.Column("wish", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
+        sa.Column("wish", postgresql.JSONB(), nullable=False),
         sa.Column("state", sa.Text(), server_default="running", nullable=False),
         sa.Column("error", sa.Text(), nullable=True),
         sa.Column("driver", sa.Text(), nullable=True),
@@ -131,6 +128,8 @@ def upgrade() -> None:
         sa.Column("paused", sa.Boolean(), server_default=sa.text("false"), nullable=False),
         sa.Column("schedule", sa.Text(), nullable=True),
         sa.Column("next_run_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
+        sa.Column("max_active_runs", sa.Integer(), nullable=True),
+        sa.Column("max_active_tasks", sa.Integer(), nullable=True),
         sa.Column("updated_at", postgresql.TIMESTAMP(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.ForeignKeyConstraint(["bundle_version"], ["bundle.version"], name=op.f("fk_dag_bundle_version")),
         sa.PrimaryKeyConstraint("dag_id", name=op.f("pk_dag")),
@@ -147,19 +146,34 @@ def upgrade() -> None:
         sa.Column("interval_start", postgresql.TIMESTAMP(timezone=True), nullable=False),
         sa.Column("interval_end", postgresql.TIMESTAMP(timezone=True), nullable=False),
         sa.Column("run_type", sa.Text(), nullable=False),
-        sa.Column("params", postgresql.JSONB(astext_type=sa.Text()), server_default=sa.text("'{}'"), nullable=False),
+        sa.Column("params", postgresql.JSONB(), server_default=sa.text("'{}'"), nullable=False),
         sa.Column("state", sa.Text(), server_default="running", nullable=False),
+        sa.Column("priority", sa.Integer(), server_default=sa.text("0"), nullable=False),
+        sa.Column("queue", sa.Text(), nullable=True),
+        sa.Column("task_filter", sa.ARRAY(sa.Text()), nullable=True),
         sa.Column("unfinished", sa.Integer(), nullable=False),
         sa.Column("failed_leaves", sa.Integer(), server_default=sa.text("0"), nullable=False),
         sa.Column("created_at", postgresql.TIMESTAMP(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.Column("started_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
+        sa.Column("deadline_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.Column("ended_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
-        sa.CheckConstraint("state IN ('running', 'success', 'failed')", name=op.f("ck_dag_run_state")),
+        sa.CheckConstraint("state IN ('queued', 'running', 'success', 'failed')", name=op.f("ck_dag_run_state")),
         sa.ForeignKeyConstraint(["bundle_version"], ["bundle.version"], name=op.f("fk_dag_run_bundle_version")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_dag_run")),
         sa.UniqueConstraint("dag_id", "logical_date", name=op.f("uq_dag_run_dag_id")),
     )
-    op.create_index("ix_dag_run_recent", "dag_run", ["created_at"], unique=False)
+    op.create_index(
+        "ix_dag_run_active",
+        "dag_run",
+        ["dag_id", "state", "id"],
+        unique=False,
+        postgresql_where=sa.text("state IN ('queued', 'running')"),
+    )
+    op.create_index(
+        "ix_dag_run_deadline", "dag_run", ["deadline_at"], unique=False, postgresql_where=sa.text("state = 'running'")
+    )
     op.create_index("ix_dag_run_failed", "dag_run", ["id"], unique=False, postgresql_where=sa.text("state = 'failed'"))
+    op.create_index("ix_dag_run_recent", "dag_run", ["created_at"], unique=False)
     op.create_index(
         "ix_dag_run_running", "dag_run", ["id"], unique=False, postgresql_where=sa.text("state = 'running'")
     )
@@ -167,7 +181,9 @@ def upgrade() -> None:
         "dag_version",
         sa.Column("dag_id", sa.Text(), nullable=False),
         sa.Column("bundle_version", sa.Text(), nullable=False),
-        sa.Column("spec", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
+        sa.Column("spec", postgresql.JSONB(), nullable=False),
+        sa.Column("run_timeout_seconds", sa.Double(), nullable=True),
+        sa.Column("callbacks", sa.ARRAY(sa.Text()), nullable=False),
         sa.ForeignKeyConstraint(["bundle_version"], ["bundle.version"], name=op.f("fk_dag_version_bundle_version")),
         sa.PrimaryKeyConstraint("dag_id", "bundle_version", name=op.f("pk_dag_version")),
     )
@@ -185,9 +201,9 @@ def upgrade() -> None:
         sa.Column("rollout_id", sa.BigInteger(), nullable=False),
         sa.Column("seq", sa.Integer(), nullable=False),
         sa.Column("action", sa.Text(), nullable=False),
-        sa.Column("args", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
+        sa.Column("args", postgresql.JSONB(), nullable=False),
         sa.Column("state", sa.Text(), server_default="pending", nullable=False),
-        sa.Column("detail", postgresql.JSONB(astext_type=sa.Text()), server_default=sa.text("'{}'"), nullable=False),
+        sa.Column("detail", postgresql.JSONB(), server_default=sa.text("'{}'"), nullable=False),
         sa.Column("started_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.Column("ended_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.CheckConstraint("state IN ('pending', 'running', 'done', 'failed')", name=op.f("ck_rollout_step_state")),
@@ -215,13 +231,27 @@ def upgrade() -> None:
         sa.Column("dag_id", sa.Text(), nullable=False),
         sa.Column("bundle_version", sa.Text(), nullable=False),
         sa.Column("task_id", sa.Text(), nullable=False),
+        sa.Column("kind", sa.Text(), nullable=False),
         sa.Column("queue", sa.Text(), nullable=False),
         sa.Column("priority", sa.Integer(), nullable=False),
         sa.Column("max_tries", sa.Integer(), nullable=False),
         sa.Column("retry_delay_seconds", sa.Double(), nullable=False),
+        sa.Column("retry_backoff", sa.Double(), nullable=False),
+        sa.Column("retry_max_delay_seconds", sa.Double(), nullable=True),
+        sa.Column("retry_jitter", sa.Double(), nullable=False),
         sa.Column("timeout_seconds", sa.Double(), nullable=True),
         sa.Column("trigger_rule", sa.Text(), nullable=False),
         sa.Column("inputs", sa.ARRAY(sa.Text()), nullable=False),
+        sa.Column("map_over", postgresql.JSONB(), nullable=False),
+        sa.Column("sensor", postgresql.JSONB(), nullable=True),
+        sa.Column("pool", sa.Text(), nullable=True),
+        sa.Column("pool_slots", sa.Integer(), nullable=False),
+        sa.Column("max_active", sa.Integer(), nullable=True),
+        sa.Column("depends_on_past", sa.Boolean(), nullable=False),
+        sa.Column("setup", sa.Boolean(), nullable=False),
+        sa.Column("on_lost", sa.Text(), nullable=False),
+        sa.Column("execution", postgresql.JSONB(), nullable=False),
+        sa.Column("outlets", sa.ARRAY(sa.Text()), nullable=False),
         sa.Column("upstream_total", sa.Integer(), nullable=False),
         sa.Column("leaf", sa.Boolean(), nullable=False),
         sa.ForeignKeyConstraint(
@@ -239,39 +269,70 @@ def upgrade() -> None:
         sa.Column("dag_id", sa.Text(), nullable=False),
         sa.Column("task_id", sa.Text(), nullable=False),
         sa.Column("map_index", sa.Integer(), server_default=sa.text("-1"), nullable=False),
+        sa.Column("map_lengths", sa.ARRAY(sa.Integer()), nullable=True),
         sa.Column("bundle_version", sa.Text(), nullable=False),
+        sa.Column("kind", sa.Text(), server_default="task", nullable=False),
         sa.Column("state", sa.Text(), nullable=False),
         sa.Column("queue", sa.Text(), nullable=False),
         sa.Column("priority", sa.Integer(), nullable=False),
         sa.Column("trigger_rule", sa.Text(), nullable=False),
         sa.Column("leaf", sa.Boolean(), nullable=False),
+        sa.Column("setup", sa.Boolean(), server_default=sa.text("false"), nullable=False),
+        sa.Column("limited", sa.Boolean(), server_default=sa.text("false"), nullable=False),
+        sa.Column("admitted", sa.Boolean(), server_default=sa.text("true"), nullable=False),
+        sa.Column("past_blocked", sa.Boolean(), server_default=sa.text("false"), nullable=False),
         sa.Column("upstream_total", sa.Integer(), nullable=False),
         sa.Column("waiting_on", sa.Integer(), nullable=False),
         sa.Column("upstream_failed", sa.Integer(), server_default=sa.text("0"), nullable=False),
         sa.Column("upstream_skipped", sa.Integer(), server_default=sa.text("0"), nullable=False),
+        sa.Column("setups_ok", sa.Integer(), server_default=sa.text("0"), nullable=False),
         sa.Column("attempt", sa.Integer(), server_default=sa.text("0"), nullable=False),
         sa.Column("tries", sa.Integer(), server_default=sa.text("0"), nullable=False),
         sa.Column("max_tries", sa.Integer(), nullable=False),
         sa.Column("interruptions", sa.Integer(), server_default=sa.text("0"), nullable=False),
-        sa.Column("retry_delay_seconds", sa.Double(), nullable=False),
         sa.Column("timeout_seconds", sa.Double(), nullable=True),
         sa.Column("available_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
+        sa.Column("ready_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.Column("queued_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
-        sa.Column("published_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.Column("lease_token", sa.UUID(), nullable=True),
         sa.Column("lease_expires_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.Column("node_id", sa.Text(), nullable=True),
+        sa.Column("ordered", sa.Text(), nullable=True),
         sa.Column("started_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.Column("ended_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.Column("error", sa.Text(), nullable=True),
         sa.CheckConstraint("(state = 'running') = (lease_token IS NOT NULL)", name=op.f("ck_task_instance_lease")),
         sa.CheckConstraint(
-            "state IN ('waiting', 'ready', 'queued', 'running', 'success', 'failed', 'skipped', 'upstream_failed')",
+            "kind IN ('task', 'sensor', 'mapped', 'item', 'callback')", name=op.f("ck_task_instance_kind")
+        ),
+        sa.CheckConstraint(
+            "state IN ('waiting', 'ready', 'queued', 'running', 'deferred', 'up_for_retry', 'expanded', 'success', 'failed', 'skipped', 'upstream_failed')",  # noqa: E501
             name=op.f("ck_task_instance_state"),
         ),
         sa.ForeignKeyConstraint(["run_id"], ["dag_run.id"], name=op.f("fk_task_instance_run_id"), ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_task_instance")),
         sa.UniqueConstraint("run_id", "task_id", "map_index", name=op.f("uq_task_instance_run_id")),
+    )
+    op.create_index(
+        "ix_task_instance_counted",
+        "task_instance",
+        ["dag_id", "task_id"],
+        unique=False,
+        postgresql_where=sa.text("limited AND (state IN ('queued', 'running') OR (state = 'ready' AND admitted))"),
+    )
+    op.create_index(
+        "ix_task_instance_deferred",
+        "task_instance",
+        ["id"],
+        unique=False,
+        postgresql_where=sa.text("state = 'deferred'"),
+    )
+    op.create_index(
+        "ix_task_instance_due",
+        "task_instance",
+        ["queue", sa.literal_column("priority DESC"), "id"],
+        unique=False,
+        postgresql_where=sa.text("state IN ('ready', 'queued') AND admitted"),
     )
     op.create_index(
         "ix_task_instance_inflight",
@@ -281,6 +342,13 @@ def upgrade() -> None:
         postgresql_where=sa.text("state IN ('queued', 'running')"),
     )
     op.create_index(
+        "ix_task_instance_limited",
+        "task_instance",
+        ["dag_id", "task_id", sa.literal_column("priority DESC"), "id"],
+        unique=False,
+        postgresql_where=sa.text("state = 'ready' AND NOT admitted"),
+    )
+    op.create_index(
         "ix_task_instance_node",
         "task_instance",
         ["node_id"],
@@ -288,18 +356,27 @@ def upgrade() -> None:
         postgresql_where=sa.text("state = 'running'"),
     )
     op.create_index(
-        "ix_task_instance_ready",
+        "ix_task_instance_past",
         "task_instance",
-        ["queue", sa.literal_column("priority DESC"), "id"],
+        ["dag_id"],
         unique=False,
-        postgresql_where=sa.text("state = 'ready'"),
+        postgresql_where=sa.text("state = 'waiting' AND past_blocked"),
+    )
+    op.create_index(
+        "ix_task_instance_retry",
+        "task_instance",
+        ["available_at"],
+        unique=False,
+        postgresql_where=sa.text("state = 'up_for_retry'"),
     )
     op.create_table(
         "xcom",
         sa.Column("run_id", sa.BigInteger(), nullable=False),
         sa.Column("task_id", sa.Text(), nullable=False),
         sa.Column("map_index", sa.Integer(), server_default=sa.text("-1"), nullable=False),
-        sa.Column("value", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
+        sa.Column("value", postgresql.JSONB(), nullable=True),
+        sa.Column("url", sa.Text(), nullable=True),
+        sa.Column("length", sa.Integer(), nullable=True),
         sa.ForeignKeyConstraint(["run_id"], ["dag_run.id"], name=op.f("fk_xcom_run_id"), ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("run_id", "task_id", "map_index", name=op.f("pk_xcom")),
     )

@@ -1,0 +1,36 @@
+"""What there is to do, found out with one statement: a scheduler that has nothing to do costs nothing."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from sqlalchemy import Connection, text
+
+# Each answer is the first entry of a partial index.
+_AGENDA = text("""
+SELECT EXISTS (SELECT 1 FROM dag WHERE active AND NOT paused AND schedule IS NOT NULL
+               AND (next_run_at IS NULL OR next_run_at <= now())) AS due_dags,
+       EXISTS (SELECT 1 FROM dag_run WHERE state = 'queued') AS queued_runs,
+       EXISTS (SELECT 1 FROM dag_run WHERE state = 'running' AND deadline_at <= now()) AS late_runs,
+       EXISTS (SELECT 1 FROM task_instance WHERE state = 'up_for_retry' AND available_at <= now()) AS retries,
+       EXISTS (SELECT 1 FROM task_instance WHERE state = 'waiting' AND past_blocked) AS past,
+       EXISTS (SELECT 1 FROM task_instance WHERE state = 'ready' AND NOT admitted) AS limited,
+       EXISTS (SELECT 1 FROM task_instance WHERE state IN ('ready', 'queued') AND admitted) AS due
+""")
+
+
+class Agenda(NamedTuple):
+    """Which duties have something to look at. due: tasks that are ready, or were rung for and not claimed yet."""
+
+    due_dags: bool
+    queued_runs: bool
+    late_runs: bool
+    retries: bool
+    past: bool
+    limited: bool
+    due: bool
+
+
+def agenda(connection: Connection) -> Agenda:
+    """Look."""
+    return Agenda(*connection.execute(_AGENDA).one())
