@@ -1,9 +1,7 @@
-"""Bundles with packages of their own: from a lock to two versions of one package side by side."""
+"""Bundles with packages of their own, from a lock to an environment; test_live has them on a worker."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,7 +11,7 @@ import pytest
 from sqlalchemy import Engine, text
 
 from runner.bundle import BundleError, fetch, interpreter, publish
-from runner.bundle.environment import FOLDER, ensure, python_of
+from runner.bundle.environment import ensure, python_of
 from runner.bundle.fetch import key_of
 from runner.bundle.publish import Prepared, prepare
 from runner.bundle.wheels import Manifest, manifest_of, wheel_of
@@ -22,8 +20,6 @@ from runner.storage import Storage
 from tests.bundle.wheelhouse import wheel
 
 USES = """
-import subprocess
-
 import tinylib
 from runner.authoring import dag, task
 
@@ -31,20 +27,9 @@ from runner.authoring import dag, task
 def version() -> str:
     return tinylib.VERSION
 
-@task
-def command() -> str:
-    return subprocess.check_output("tinylib", text=True)
-
 @dag
 def {name}():
-    version(), command()
-"""
-# What a warm parent does with a bundle: load it, and run its tasks.
-RUN = """
-import json, pathlib, sys
-from runner.bundle import load
-[dag] = load(pathlib.Path(sys.argv[1])).values()
-print(json.dumps(dag.test()))
+    version()
 """
 
 Write = Callable[..., Path]
@@ -83,39 +68,6 @@ def push(directory: Path, storage: Storage, engine: Engine) -> str:
         return publish(directory, storage=storage, connection=connection, who="test").version
 
 
-@pytest.mark.slow
-def test_two_versions_of_one_package_side_by_side(
-    write: Write, wheelhouse: Path, storage: Storage, engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # Given two bundles that want two versions of one package, one of them with its hash
-    one = wheel(wheelhouse, "tinylib", "1.0", command=True)
-    wheel(wheelhouse, "tinylib", "2.0", command=True)
-    digest = hashlib.sha256(one.read_bytes()).hexdigest()
-    old = push(write("old", f"tinylib==1.0 --hash=sha256:{digest}\n"), storage, engine)
-    new = push(write("new", "tinylib==2.0\n"), storage, engine)
-    assert {s.key.split("/")[2] for s in storage.list("wheels")} == {
-        "tinylib-1.0-py3-none-any.whl",
-        "tinylib-2.0-py3-none-any.whl",
-    }
-    # When a node without any index fetches both
-    monkeypatch.delenv("PIP_FIND_LINKS")
-    for path in wheelhouse.iterdir():
-        path.unlink()
-    cache = tmp_path / "node"
-    directories = {v: fetch(v, storage=storage, cache=cache) for v in (old, new)}
-    # Then each finds its own, the module and the command, with the runner beside it
-    for version, wanted in ((old, "1.0"), (new, "2.0"), (old, "1.0")):
-        python = interpreter(directories[version])
-        done = subprocess.run(
-            [python, "-c", RUN, directories[version]], check=True, capture_output=True, text=True, env={"PATH": "/bin"}
-        )
-        assert json.loads(done.stdout) == {"version": wanted, "command": f"tinylib {wanted}\n"}
-    # And a third bundle with the same wheels makes no third environment, and asks no index
-    third = push(write("third", "tinylib==2.0\n"), storage, engine)
-    assert interpreter(fetch(third, storage=storage, cache=cache)) == interpreter(directories[new])
-    assert len([p for p in (cache / FOLDER).iterdir() if p.is_dir()]) == 2
-
-
 def test_what_is_wrong_with_the_packages_is_told_with_the_line(
     write: Write, wheelhouse: Path, storage: Storage, engine: Engine
 ) -> None:
@@ -144,14 +96,14 @@ def test_what_is_wrong_with_the_packages_is_told_with_the_line(
 def test_a_wheel_that_was_changed_is_refused_on_the_node(
     write: Write, wheelhouse: Path, storage: Storage, engine: Engine, tmp_path: Path
 ) -> None:
-    wheel(wheelhouse, "tinylib", "1.0", command=True)
+    wheel(wheelhouse, "tinylib", "1.0")
     version = push(write("b", "tinylib==1.0\n"), storage, engine)
     [stored] = storage.list("wheels")
     good = storage.get(stored.key)
     storage.put(stored.key, wheel(tmp_path / "evil", "tinylib", "1.0").read_bytes())
     with pytest.raises(SluiceError, match=r"wheel .*tinylib-1\.0.* is damaged"):
         fetch(version, storage=storage, cache=tmp_path / "node")
-    # And once it is whole again, what was half made is made anew
+    # And once it is whole again, what was half made is made anew; the lock is known here, no index is asked
     storage.put(stored.key, good)
     assert Path(interpreter(fetch(version, storage=storage, cache=tmp_path / "node"))).exists()
 
@@ -165,7 +117,7 @@ def test_wheels_for_another_machine_travel_too_and_are_not_installed_here(
     if sys.platform != "linux" or subprocess.check_output(["uname", "-m"], text=True).strip() != here:
         here, there = there, here
     for machine in (here, there):
-        wheel(wheelhouse, "tinylib", "1.0", tag=f"py3-none-manylinux_2_17_{machine}", command=True)
+        wheel(wheelhouse, "tinylib", "1.0", tag=f"py3-none-manylinux_2_17_{machine}")
     # When it is pushed for both
     prepared: Prepared = prepare(write("b", "tinylib==1.0\n"), architectures=[here, there])
     assert sorted(w.file for w in prepared.wheels) == sorted(

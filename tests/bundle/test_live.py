@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -12,7 +14,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
+from runner.bundle.environment import FOLDER
 from runner.deployctl.main import run as deployctl
+from runner.storage import Storage
 from tests.bundle.wheelhouse import wheel
 from tests.worker.conftest import Fleet
 
@@ -49,12 +53,14 @@ def short():
 """
 
 LIB = """
+import subprocess
+
 import tinylib
 from runner.authoring import dag, task
 
 @task
-def version() -> str:
-    return tinylib.VERSION
+def version() -> list:
+    return [tinylib.VERSION, subprocess.check_output("tinylib", text=True)]
 
 @dag
 def {name}():
@@ -98,6 +104,7 @@ def value(fleet: Fleet, run: int, task: str) -> object:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_a_push_restarts_nothing_and_disturbs_nothing(fleet: Fleet, capfd: pytest.CaptureFixture[str]) -> None:
     # Given a scheduler and two workers, and a run of the first version whose first task is at work
     old = push(fleet, "one", capfd)
@@ -138,27 +145,35 @@ def test_a_push_restarts_nothing_and_disturbs_nothing(fleet: Fleet, capfd: pytes
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_two_bundles_with_two_versions_of_one_package_on_one_worker(
     fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Given two bundles that do not agree on a package
+    # Given two bundles that do not agree on a package, one with hashes, and a third that agrees with the second
+    wheelhouse = tmp_path / "wheelhouse"
     monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "wheelhouse"))
-    for name, version in (("old", "1.0"), ("new", "2.0")):
-        wheel(tmp_path / "wheelhouse", "tinylib", version)
+    monkeypatch.setenv("PIP_FIND_LINKS", str(wheelhouse))
+    wheel(wheelhouse, "tinylib", "1.0", command=True)
+    digest = hashlib.sha256(wheel(wheelhouse, "tinylib", "2.0", command=True).read_bytes()).hexdigest()
+    second = f"tinylib==2.0 --hash=sha256:{digest}\n"
+    for name, lock in (("one", "tinylib==1.0\n"), ("two", second), ("three", second)):
         folder = tmp_path / name
         folder.mkdir()
         (folder / "pipeline.py").write_text(LIB.format(name=name))
-        (folder / "requirements.txt").write_text(f"tinylib=={version}\n")
+        (folder / "requirements.txt").write_text(lock)
         assert deployctl(["dags", "push", str(folder), "--env", "dev"]) == 0
-    # When one worker runs both, by turns
+    stored = Storage.open(fleet.environment["SLUICE_ARTIFACTS_URL"]).list("wheels")
+    assert {s.key.rpartition("/")[2][:11] for s in stored} == {"tinylib-1.0", "tinylib-2.0"}
+    # When one worker, without any index, runs all of them
+    shutil.rmtree(wheelhouse)
     fleet.worker("n1")
-    fleet.ready()
-    runs = {fleet.run(name): wanted for name, wanted in (("old", "1.0"), ("new", "2.0"), ("old", "1.0"))}
-    # Then each task had its own
+    fleet.wait(lambda: fleet.one("SELECT state FROM node WHERE node_id = 'n1'") == "ready", 60)
+    runs = {fleet.run(name): wanted for name, wanted in (("one", "1.0"), ("two", "2.0"), ("three", "2.0"))}
+    # Then each task had its own, the module and the command, in two environments
     for run, wanted in runs.items():
         fleet.wait(lambda r=run: fleet.state(r) == "success", 60, dispatching=True)
-        assert value(fleet, run, "version") == wanted
+        assert value(fleet, run, "version") == [wanted, f"tinylib {wanted}\n"]
+    assert len([p for p in (fleet.directory / "n1" / "bundles" / FOLDER).iterdir() if p.is_dir()]) == 2
 
 
 def test_a_bundle_that_was_changed_in_the_store_is_not_run(fleet: Fleet, capfd: pytest.CaptureFixture[str]) -> None:
@@ -169,7 +184,7 @@ def test_a_bundle_that_was_changed_in_the_store_is_not_run(fleet: Fleet, capfd: 
     (store / f"{version}.tar.gz").write_bytes((store / f"{other}.tar.gz").read_bytes())
     # When a worker is to run it
     fleet.worker("n1")
-    fleet.ready()
+    fleet.wait(lambda: fleet.one("SELECT state FROM node WHERE node_id = 'n1'") == "ready", 60)
     run = fleet.run("short")
     # Then the task fails and says why
     fleet.wait(lambda: fleet.state(run) == "failed", 60, dispatching=True)
