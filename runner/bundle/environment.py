@@ -92,7 +92,8 @@ def _make(manifest: Manifest, target: Path, get: Callable[[Wheel], bytes]) -> No
                     f"wheel {wheel.key} is damaged: its sha256 is not the one in its name", "push the bundle again"
                 )
             (wheels / wheel.file).write_bytes(data)
-        _install(manifest, target, wheels)
+        if manifest.wheels:
+            _install(manifest, target, wheels)
     # Written after the install, for which what the runner has does not count; read at every start of this Python.
     site = Path(sysconfig.get_path("purelib", "venv", vars={"base": str(target)}))
     lines = [f"import site; site.addsitedir({path!r})\n" for path in _own_packages()]
@@ -112,7 +113,7 @@ def _install(manifest: Manifest, target: Path, wheels: Path) -> None:
     done = pip(
         *("--isolated", "--python", str(python_of(target)), "install", "--no-index", "--no-deps", "--no-cache-dir"),
         *("--find-links", str(wheels), "--require-hashes", "-r", str(file), "--no-warn-script-location"),
-        *("--root-user-action", "ignore"),
+        *("--ignore-installed", "--root-user-action", "ignore"),
     )
     if done.returncode:
         raise SluiceError(
