@@ -31,7 +31,7 @@ def main(order: str, answer: str) -> None:
             # By a thread in C: it also ends a file that never gives the interpreter back.
             faulthandler.dump_traceback_later(wanted["seconds"], file=trace, exit=True)
 
-        dags, problems = inspect(Path(wanted["directory"]), at, wanted["skip"])
+        dags, problems = inspect(Path(wanted["directory"]), at, wanted["skip"], wanted["connections"])
         faulthandler.cancel_dump_traceback_later()
     specs = [] if problems else [dags[name].spec().to_json() for name in sorted(dags)]
     part = Path(answer).with_suffix(".part")

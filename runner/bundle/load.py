@@ -40,12 +40,16 @@ def load(directory: Path) -> dict[str, DAG]:
 
 
 def inspect(
-    directory: Path, at: Callable[[str], None] | None = None, skip: Collection[str] = ()
+    directory: Path,
+    at: Callable[[str], None] | None = None,
+    skip: Collection[str] = (),
+    connections: Collection[str] | None = None,
 ) -> tuple[dict[str, DAG], list[Problem]]:
     """What `load` finds, with the problems beside it instead of raised.
 
     `at`, for a bundle that is being validated, is told each file before code of it is run; whole DAGs are looked at
-    only then. Files in `skip` are left out.
+    only then. Files in `skip` are left out. `connections` are the names that the environment knows, None if no one
+    asks.
     """
     directory = directory.resolve()
     hold(directory)
@@ -71,7 +75,9 @@ def inspect(
                 at(Path(factory.place.file).name)
             _attempt(directory, Path(factory.place.file).name, problems, factory)
     for made in found.dags.values() if at is not None else ():  # every worker need not do it again
-        _attempt(directory, Path(made.place.file).name, problems, partial(_check, directory, made, problems))
+        _attempt(
+            directory, Path(made.place.file).name, problems, partial(_check, directory, made, problems, connections)
+        )
     if not found.dags and not problems and not skip:
         problems.append(Problem(directory.name, 0, "no DAG found in its top-level *.py files"))
     return found.dags, sorted(set(problems))
@@ -113,12 +119,16 @@ def _from_traceback(directory: Path, file: str, error: BaseException) -> Problem
     return Problem(file, 0, what)
 
 
-def _check(directory: Path, made: DAG, problems: list[Problem]) -> None:
+def _check(directory: Path, made: DAG, problems: list[Problem], connections: Collection[str] | None) -> None:
     """Find out what is wrong with a whole DAG. Raises AuthoringError for a circle in it."""
     what = not_json(made.spec().to_json())  # what the database cannot hold
     if what:
         problems.append(Problem(_relative(directory, made.place.file), made.place.line, f"DAG {made.dag_id!r}: {what}"))
     problems += _schedule_problems(directory, made)
+    for task_id, node in made.nodes.items() if connections is not None else ():
+        for name in sorted(set(node.options.connections) - set(connections or ())):
+            what = f"task {task_id!r} needs the connection {name!r}, which this environment does not have"
+            problems.append(Problem(_relative(directory, node.place.file), node.place.line, what))
 
 
 def _schedule_problems(directory: Path, made: DAG) -> list[Problem]:

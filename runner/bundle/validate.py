@@ -12,6 +12,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -32,10 +33,12 @@ def validate(
     timeout_seconds: float = FILE_SECONDS,
     memory_bytes: int = MEMORY,
     python: str | None = None,
+    connections: Collection[str] | None = None,
 ) -> list[DagSpec]:
     """The DAGs of a directory of pipelines, sorted by id.
 
-    `python` is the interpreter of the bundle's environment. Raises BundleError with every problem found: syntax and
+    `python` is the interpreter of the bundle's environment, `connections` are the names that the fleet's environment
+    knows (None: not looked at). Raises BundleError with every problem found: syntax and
     import errors, cycles, duplicate ids, bad schedules and time zones, values that no database holds, and files that
     take longer than `timeout_seconds` each, need more than `memory_bytes` or end the process.
     """
@@ -44,9 +47,11 @@ def validate(
         raise UsageError(f"bundle {directory} is not a directory")
     fatal: dict[str, Problem] = {}  # by the file that ended its process: the next one goes without it
     end = time.monotonic() + TOTAL_SECONDS
+    order: dict[str, Any] = {"directory": str(directory), "seconds": timeout_seconds, "memory": memory_bytes}
+    order["connections"] = None if connections is None else sorted(connections)
     while True:
         left = end - time.monotonic()
-        found = _attempt(directory, python or sys.executable, list(fatal), timeout_seconds, memory_bytes, left)
+        found = _attempt(directory, python or sys.executable, {**order, "skip": list(fatal)}, left)
         if isinstance(found, Problem):
             again = found.file in fatal
             fatal[found.file] = found
@@ -59,13 +64,10 @@ def validate(
         return [DagSpec.from_json(s) for s in found["specs"]]
 
 
-def _attempt(
-    directory: Path, python: str, skip: list[str], file_seconds: float, memory: int, total: float
-) -> dict[str, Any] | Problem:
+def _attempt(directory: Path, python: str, order: dict[str, Any], total: float) -> dict[str, Any] | Problem:
     """What the child says, or the file on which it ended without a word."""
     with tempfile.TemporaryDirectory(prefix="sluice-validate-") as temporary:
         answer = Path(temporary) / "answer.json"
-        order = {"directory": str(directory), "skip": skip, "seconds": file_seconds, "memory": memory}
         child = subprocess.Popen(
             # -B: no __pycache__ in the author's directory
             [python, "-B", "-m", "runner.bundle.child", json.dumps(order), str(answer)],
@@ -90,7 +92,7 @@ def _attempt(
             reader.join(1)
         with contextlib.suppress(OSError, ValueError):
             return dict(json.loads(answer.read_text()))
-        return _ended(directory, answer, child.returncode, printed, file_seconds)
+        return _ended(directory, answer, child.returncode, printed, order["seconds"])
 
 
 def _ended(directory: Path, answer: Path, status: int, printed: bytearray, seconds: float) -> Problem:

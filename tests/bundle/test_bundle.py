@@ -225,6 +225,15 @@ class TestValidate:
             validate(write(bad="import gone", circle=circle))
         assert [(p.file, p.line) for p in e.value.problems] == [("bad.py", 1), ("circle.py", 8)]
 
+    def test_a_connection_that_the_environment_lacks_is_told_where_it_is_needed(self, write: Write) -> None:
+        code = "from runner.authoring import dag, task\n\n@task(connections=['lake', 'mail'])\ndef load(): ...\n"
+        directory = write(a=code + "\n@dag\ndef daily():\n    load()\n")
+        with pytest.raises(BundleError) as e:
+            validate(directory, connections=["mail", "other"])
+        what = "task 'load' needs the connection 'lake', which this environment does not have"
+        assert [str(p) for p in e.value.problems] == [f"a.py:8: {what}"]
+        assert validate(directory, connections=["mail", "lake"]) == validate(directory)
+
     def test_what_a_file_prints_does_not_matter(self, write: Write) -> None:
         noisy = "import sys\nprint('x' * 1_000_000)\nsys.stderr.write('y' * 100_000)\n" + GOOD
         assert len(validate(write(greeting=noisy, helper="WORD = 1"))) == 1
