@@ -297,12 +297,14 @@ class DAG:
         storage_url: str = "",
         connections: Mapping[str, Connection | str] | None = None,
         variables: Mapping[str, Any] | None = None,
+        on_end: Callable[[str, str, Any], None] = lambda *_: None,
     ) -> dict[str, Any]:
         """Run the whole DAG in this process, in dependency order; returns task id → value.
 
         A skipped task is not in the result. The first exception of a task ends the test and names the task.
-        Retries, queues and timeouts play no part. `connections` (URLs or Connections) and `variables` are what
-        `connection(name)` and `variable(name)` find, before what the environment says.
+        `on_end` is told of every task: its id, its state, and its value or its exception. Retries, queues and
+        timeouts play no part. `connections` (URLs or Connections) and `variables` are what `connection(name)` and
+        `variable(name)` find, before what the environment says.
         """
         self.check_acyclic()
         when = logical_date or dt.datetime.now(dt.UTC)
@@ -313,6 +315,7 @@ class DAG:
             node = self.nodes[task_id]
             if ends.get(task_id) or not self._due(node, upstream[task_id], ends):
                 ends.setdefault(task_id, "skipped")
+                on_end(task_id, "skipped", None)
                 continue
             context = Context(
                 dag_id=self.dag_id,
@@ -328,11 +331,14 @@ class DAG:
                     results[task_id] = self._test_task(node, context, results)
             except Skip:
                 ends[task_id] = "skipped"
+                on_end(task_id, "skipped", None)
                 continue
             except Exception as e:
                 e.add_note(f"in task {task_id!r} of DAG {self.dag_id!r}")
+                on_end(task_id, "failed", e)
                 raise
             ends[task_id] = "success"
+            on_end(task_id, "success", results[task_id])
             ends.update(dict.fromkeys(self.left_out(task_id, results[task_id]), "skipped"))
         return results
 

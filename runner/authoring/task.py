@@ -34,7 +34,8 @@ class Options:
     until it has succeeded in the run before. setup, teardown: makes and removes what the tasks between need.
     isolation "fresh": a process of its own; memory_mb, cpu_seconds: limits of it. on_lost "hold": if its node is not
     heard any more, wait for proof that it is dead. on_success, on_failure, on_retry: called with (context, error or
-    None) where the task ran. outlets: assets it updates.
+    None) where the task ran. outlets: assets it updates. connections: names of those it needs; a push to an
+    environment that lacks one is refused.
     """
 
     task_id: str
@@ -62,6 +63,7 @@ class Options:
     on_failure: Callback | None = None
     on_retry: Callback | None = None
     outlets: tuple[str, ...] = ()
+    connections: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_id("task_id", self.task_id)
@@ -72,6 +74,8 @@ class Options:
             object.__setattr__(self, "no_retry_on", (self.no_retry_on,))
         if not isinstance(self.outlets, str):
             object.__setattr__(self, "outlets", tuple(str(o) for o in self.outlets))
+        if isinstance(self.connections, str):
+            object.__setattr__(self, "connections", (self.connections,))
         for name, fits, wanted in self._checks():
             if not fits:
                 raise self._wrong(name, wanted)
@@ -102,6 +106,8 @@ class Options:
         yield "memory_mb", self.memory_mb is None or _is_int(self.memory_mb, 16), "an int, 16 or more, or None"
         cpu = self.cpu_seconds is None or _is_number(self.cpu_seconds, 0.1, 1e9)
         yield "cpu_seconds", cpu, "a number above 0, or None"
+        names = isinstance(self.connections, tuple | list) and all(isinstance(c, str) for c in self.connections)
+        yield "connections", names, "names of connections"
         yield "on_lost", self.on_lost in ("retry", "hold"), "retry or hold"
         for name in ("on_success", "on_failure", "on_retry"):
             yield name, getattr(self, name) is None or callable(getattr(self, name)), "a function, or None"

@@ -68,6 +68,7 @@ class Bundle(Base):
     name: Mapped[str]  # the directory's name: versions of one bundle replace each other
     url: Mapped[str]
     size: Mapped[int] = mapped_column(BigInteger)
+    sha256: Mapped[str] = mapped_column(server_default="")  # of the tar in the archive; '' ships with the release
     created_at: Mapped[dt.datetime] = mapped_column(server_default=func.now())
     created_by: Mapped[str]
 
