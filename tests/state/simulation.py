@@ -71,6 +71,7 @@ class Simulation:
         by_hand: bool = False,
     ) -> None:
         self.engine = engine
+        self.reader = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
         self.dags = {d.dag_id: d for d in dags}
         self.behaviour = behaviour
         self.runs = runs
@@ -104,7 +105,12 @@ class Simulation:
         self.dice.choice(ordinary if self.dice.random() < 0.75 else trouble)()
 
     def create(self) -> None:
-        todo = [(d, n) for d in self.dags for n in range(self.runs) if (d, n) not in self.ids and (n == 0 or (d, n - 1) in self.ids)]
+        todo = [
+            (d, n)
+            for d in self.dags
+            for n in range(self.runs)
+            if (d, n) not in self.ids and (n == 0 or (d, n - 1) in self.ids)
+        ]
         if todo:
             dag_id, n = self.dice.choice(todo)
             with self.engine.begin() as c:
@@ -164,7 +170,9 @@ class Simulation:
         if not busy:
             return False
         node = self.dice.choice(busy)
-        claims = self.dice.sample(list(node.held.values()), min(len(node.held), batch or self.dice.choice([1, 1, 2, 3])))
+        claims = self.dice.sample(
+            list(node.held.values()), min(len(node.held), batch or self.dice.choice([1, 1, 2, 3]))
+        )
         interrupted = self.dice.random() < 0.05
         outcomes = [self._outcome(claim, interrupted=interrupted) for claim in claims]
         if self.dice.random() < 0.1:
@@ -197,8 +205,7 @@ class Simulation:
             self._finish([self._outcome(claim, interrupted=self.dice.random() < 0.5)], [claim])
 
     def sense(self) -> bool:
-        with self.engine.begin() as c:
-            rows = c.execute(text("SELECT id, run_id, task_id FROM task_instance WHERE state = 'deferred'")).all()
+        rows = self.reader.execute(text("SELECT id, run_id, task_id FROM task_instance WHERE state = 'deferred'")).all()
         if not rows:
             return False
         row = self.dice.choice(rows)
@@ -276,7 +283,9 @@ class Simulation:
                 except RefusedError:
                     return
                 # What runs is started over when it has ended, see `_finish`.
-                rows = c.execute(text("SELECT id FROM task_instance WHERE run_id = :r AND state <> 'running'"), {"r": run})
+                rows = c.execute(
+                    text("SELECT id FROM task_instance WHERE run_id = :r AND state <> 'running'"), {"r": run}
+                )
                 for row in rows:
                     self.used.pop(row.id, None)
             self.cleared = True
@@ -287,7 +296,8 @@ class Simulation:
         run = self.dice.choice(list(self.ids.values()))
         with self.engine.begin() as c:
             rows = c.execute(
-                text("SELECT task_id, map_index FROM task_instance WHERE run_id = :r AND kind <> 'callback'"), {"r": run}
+                text("SELECT task_id, map_index FROM task_instance WHERE run_id = :r AND kind <> 'callback'"),
+                {"r": run},
             ).all()
             names = [r.task_id if r.map_index < 0 else f"{r.task_id}[{r.map_index}]" for r in rows]
             if not names:
@@ -310,6 +320,9 @@ class Simulation:
 
     # --- to the end ------------------------------------------------------------------------------------------
 
+    def close(self) -> None:
+        self.reader.close()
+
     def calm(self) -> None:
         """No more trouble: everything that can end ends."""
         while len(self.ids) < len(self.dags) * self.runs:
@@ -325,7 +338,13 @@ class Simulation:
             self.pass_time()
             for node in self.nodes:
                 self.heartbeat(node)
-            duties = (transitions.wake_retries, transitions.release_past, self._start_runs, transitions.admit, self._dispatch)
+            duties = (
+                transitions.wake_retries,
+                transitions.release_past,
+                self._start_runs,
+                transitions.admit,
+                self._dispatch,
+            )
             busy = [bool(self.duty(duty)) for duty in duties]
             self.resend()
             while self.deliver(honest=True):
@@ -338,8 +357,8 @@ class Simulation:
     # --- what must hold --------------------------------------------------------------------------------------
 
     def check_limits(self) -> None:
-        with self.engine.begin() as c:
-            rows = c.execute(text(_AT_WORK)).all()
+        c = self.reader
+        rows = c.execute(text(_AT_WORK)).all()
         by_dag: dict[str, list[Any]] = {}
         by_task: dict[tuple[str, str], list[Any]] = {}
         by_pool: dict[str, list[Any]] = {}
@@ -356,20 +375,20 @@ class Simulation:
                 assert sum(row.pool_slots for row in group) <= group[0].slots
 
     def check_active_runs(self) -> None:
-        with self.engine.begin() as c:
-            n = dict(c.execute(text("SELECT dag_id, count(*) FROM dag_run WHERE state = 'running' GROUP BY 1")).all())
+        c = self.reader
+        n = dict(c.execute(text("SELECT dag_id, count(*) FROM dag_run WHERE state = 'running' GROUP BY 1")).all())
         for dag_id, dag in self.dags.items():
             assert dag.max_active_runs is None or n.get(dag_id, 0) <= dag.max_active_runs
 
     def check_counters(self) -> None:
-        with self.engine.begin() as c:
-            wrong = c.execute(text(_MISCOUNTED)).all()
+        c = self.reader
+        wrong = c.execute(text(_MISCOUNTED)).all()
         assert not wrong
 
     def check_events(self) -> set[tuple[str, str]]:
         """Every task instance went from state to state as it may; returns the pairs."""
-        with self.engine.begin() as c:
-            rows = c.execute(text("SELECT subject, state FROM event WHERE kind = 'task' ORDER BY id")).all()
+        c = self.reader
+        rows = c.execute(text("SELECT subject, state FROM event WHERE kind = 'task' ORDER BY id")).all()
         now: dict[str, str] = {}
         pairs = set()
         for subject, state in rows:
@@ -382,38 +401,44 @@ class Simulation:
 
     def check_over(self) -> None:
         """What is not over waits, all of it, for a run before."""
-        with self.engine.begin() as c:
-            rows = c.execute(
-                text("""SELECT run_id, array_agg(state) AS states, bool_or(past_blocked) AS past FROM task_instance
-                        WHERE state NOT IN ('success', 'failed', 'skipped', 'upstream_failed') GROUP BY run_id""")
-            ).all()
+        c = self.reader
+        rows = c.execute(
+            text("""SELECT run_id, array_agg(state) AS states, bool_or(past_blocked) AS past FROM task_instance
+                    WHERE state NOT IN ('success', 'failed', 'skipped', 'upstream_failed') GROUP BY run_id""")
+        ).all()
         for row in rows:
             assert row.past and set(row.states) == {"waiting"}, row
 
     def seen(self, dag_id: str, n: int) -> tuple[str, States]:
         """What a run has come to."""
         run = {"run": self.ids[dag_id, n]}
-        with self.engine.begin() as c:
-            state = c.execute(text("SELECT state FROM dag_run WHERE id = :run"), run).scalar_one()
-            rows = c.execute(
-                text("SELECT task_id, map_index, state FROM task_instance WHERE run_id = :run AND kind <> 'callback'"),
-                run,
-            )
-            return state, {(r.task_id, r.map_index): r.state for r in rows}
+        c = self.reader
+        state = c.execute(text("SELECT state FROM dag_run WHERE id = :run"), run).scalar_one()
+        rows = c.execute(
+            text("SELECT task_id, map_index, state FROM task_instance WHERE run_id = :run AND kind <> 'callback'"),
+            run,
+        )
+        return state, {(r.task_id, r.map_index): r.state for r in rows}
 
     def called_back(self, dag_id: str, n: int) -> dict[str, str]:
-        with self.engine.begin() as c:
-            rows = c.execute(
-                text("SELECT task_id, state FROM task_instance WHERE run_id = :r AND kind = 'callback'"),
-                {"r": self.ids[dag_id, n]},
-            )
-            return {r.task_id: r.state for r in rows}
+        c = self.reader
+        rows = c.execute(
+            text("SELECT task_id, state FROM task_instance WHERE run_id = :r AND kind = 'callback'"),
+            {"r": self.ids[dag_id, n]},
+        )
+        return {r.task_id: r.state for r in rows}
 
     # --- inside ----------------------------------------------------------------------------------------------
 
     def _register(self, c: Connection, node: Node) -> None:
         info = NodeInfo(
-            node_id=node.name, role="worker", pool="p", release="r", boot_id=str(node.boot), slots=2, queues=QUEUES[node.name]
+            node_id=node.name,
+            role="worker",
+            pool="p",
+            release="r",
+            boot_id=str(node.boot),
+            slots=2,
+            queues=QUEUES[node.name],
         )
         nodes.register(c, info)
 
@@ -438,11 +463,20 @@ class Simulation:
         if said == "success":
             n = behaviour.length(run, claim.task_id)
             url = claim.task_instance % 3 == 0
-            more = {"url": f"values/{claim.task_instance}", "length": n} if url else {"value": json.dumps([0] * n) if n is not None else '{"a": 1}'}
+            more = (
+                {"url": f"values/{claim.task_instance}", "length": n}
+                if url
+                else {"value": json.dumps([0] * n) if n is not None else '{"a": 1}'}
+            )
             if claim.map_index < 0:
                 more["skip"] = tuple(sorted(behaviour.branches.get(claim.task_id, ())))
         return Outcome(
-            claim.task_instance, claim.token, result, retry=said != "fatal", delay_seconds=claim.task_instance % 2 * 60.0, **more
+            claim.task_instance,
+            claim.token,
+            result,
+            retry=said != "fatal",
+            delay_seconds=claim.task_instance % 2 * 60.0,
+            **more,
         )
 
     def _finish(self, outcomes: list[Outcome], claims: list[Claim], **taking: Any) -> transitions.Finished:

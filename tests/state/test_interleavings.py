@@ -52,7 +52,9 @@ def scenarios(draw: Any) -> Scenario:
         dags.append(spec)
         behaviour[dag_id] = Behaviour(draw(st.integers(0, 10**6)), branches)
     pools = {"p": draw(st.integers(1, 3))} if draw(st.booleans()) else {}
-    return Scenario(dags, behaviour, pools, draw(st.integers(1, 3)), draw(st.integers(0, 10**9)), draw(st.integers(0, 200)))
+    return Scenario(
+        dags, behaviour, pools, draw(st.integers(1, 3)), draw(st.integers(0, 10**9)), draw(st.integers(0, 200))
+    )
 
 
 @st.composite

@@ -118,6 +118,7 @@ def finish(
     the slots, so between two tasks there is neither a scheduler nor a message.
     """
     result = Finished()
+    outcomes = list({o.token: o for o in outcomes}.values())  # one that came twice counts once
     if not outcomes:
         return result
     gate = node_id is not None and connection.execute(_GATE, {"node_id": node_id}).scalar() is not None
