@@ -34,7 +34,7 @@ class Behaviour:
         if task.kind == "sensor":
             return dice.choices(["success", "failed", "skipped"], [6, 2, 1])
         # Long enough for the most tries there are, and the most that it is put off.
-        return dice.choices(["success", "failed", "fatal", "skipped", "deferred"], [10, 5, 1, 1, 1], k=4) + ["success"]
+        return [*dice.choices(["success", "failed", "fatal", "skipped", "deferred"], [10, 5, 1, 1, 1], k=4), "success"]
 
     def length(self, run: int, task: str) -> int | None:
         """Of the list that the task returns; None: it returns no list."""
@@ -128,9 +128,9 @@ def run_states(dag: DagSpec, run: int, behaviour: Behaviour, past: States | None
                 before = decided(t, [end(u, later) for u in t.upstream], [end(u, later) for u in setups])
                 if before is None or seen.get((t.task_id, -1)) == "skipped":
                     decision = "skipped"
-        if decision == "run" and t.depends_on_past and past is not None:
-            if past.get((t.task_id, -1), "success") not in ("success", "skipped"):
-                decision = None
+        before_it = (past or {}).get((t.task_id, -1), "success") if t.depends_on_past else "success"
+        if decision == "run" and before_it not in ("success", "skipped"):
+            decision = None
         if decision is None:
             states[t.task_id, -1] = "waiting"
         elif decision != "run":

@@ -40,7 +40,8 @@ WHERE t.limited AND (t.state IN ('queued', 'running') OR (t.state = 'ready' AND 
 # What the counters say and what is so, where the two differ.
 _MISCOUNTED = """
 SELECT r.id, r.unfinished, r.failed_leaves, c.unfinished, c.failed FROM dag_run r JOIN (
-    SELECT run_id, count(*) FILTER (WHERE state NOT IN ('success', 'failed', 'skipped', 'upstream_failed')) AS unfinished,
+    SELECT run_id,
+           count(*) FILTER (WHERE state NOT IN ('success', 'failed', 'skipped', 'upstream_failed')) AS unfinished,
            count(*) FILTER (WHERE leaf AND state IN ('failed', 'upstream_failed')) AS failed
     FROM task_instance WHERE map_index = -1 AND kind <> 'callback' GROUP BY run_id) c ON c.run_id = r.id
 WHERE (r.unfinished, r.failed_leaves) <> (c.unfinished, c.failed) OR (r.state = 'running') <> (c.unfinished > 0)
@@ -132,7 +133,7 @@ class Simulation:
         return done
 
     def _dispatch(self, c: Connection) -> int:
-        messages = transitions.dispatch(c)
+        messages = transitions.dispatch(c, fresh_seconds=3600)
         self.broker += messages
         return len(messages)
 
@@ -144,7 +145,7 @@ class Simulation:
 
     def resend(self) -> None:
         with self.engine.begin() as c:
-            self.broker += [q.message for q in transitions.queued(c)]
+            self.broker += [q.message for q in transitions.queued(c, fresh_seconds=3600)]
 
     def deliver(self, *, honest: bool = False) -> bool:
         """A worker answers a message. False: there is none."""

@@ -6,20 +6,15 @@ A profile for CI, always the same; SLUICE_INTERLEAVINGS=2000 looks at so many ne
 from __future__ import annotations
 
 import os
-import random
-import threading
 from typing import Any, NamedTuple
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine
 
 from runner.authoring.rules import TRIGGER_RULES
 from runner.authoring.spec import DagSpec, TaskSpec
-from runner.state import transitions
-from runner.state.transitions import Outcome
 
-from .conftest import World, task
 from .oracle import Behaviour, all_runs
 from .simulation import Simulation
 
