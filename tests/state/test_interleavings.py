@@ -6,6 +6,8 @@ A profile for CI, always the same; SLUICE_INTERLEAVINGS=2000 looks at so many ne
 from __future__ import annotations
 
 import os
+import random
+import threading
 from typing import Any, NamedTuple
 
 from hypothesis import HealthCheck, given, settings
@@ -14,14 +16,18 @@ from sqlalchemy import Engine
 
 from runner.authoring.rules import TRIGGER_RULES
 from runner.authoring.spec import DagSpec, TaskSpec
+from runner.settings import RefusedError, UsageError
+from runner.state import nodes, transitions
+from runner.state.transitions import Outcome
 
+from .conftest import task
 from .oracle import Behaviour, all_runs
 from .simulation import Simulation
 
 WAIT_FOR_ALL = ("all_success", "none_failed", "all_done", "none_skipped", "none_failed_min_one_success")
 LONG = int(os.environ.get("SLUICE_INTERLEAVINGS", "0"))
 profile = settings(
-    max_examples=LONG or 12,
+    max_examples=LONG or 15,
     derandomize=not LONG,
     deadline=None,
     database=None,
@@ -143,6 +149,26 @@ def simulate(engine: Engine, s: Scenario, *, by_hand: bool = False) -> Simulatio
     return simulation
 
 
+def wide(dag_id: str, **options: Any) -> DagSpec:
+    """A DAG in which everything meets that takes a lock."""
+    return DagSpec(
+        dag_id=dag_id,
+        tasks=(
+            task("make", setup=True),
+            task("list", "make", retries=1, retry_delay_seconds=0.0),
+            task("load", "list", kind="mapped", map_over=({"arg": "x", "length": 6},), pool="p", pool_slots=2, retries=2,
+                 retry_delay_seconds=0.0),
+            task("past", "list", depends_on_past=True, retries=3, retry_delay_seconds=0.0),
+            task("left", "list", max_active=1),
+            task("right", "list"),
+            task("join", "load", "left", "right", trigger_rule="all_done"),
+            task("remove", "join", "make", teardown=True, trigger_rule="teardown"),
+        ),
+        callbacks=(task("@on_failure", kind="callback", trigger_rule="always"),),
+        **options,
+    )  # fmt: skip
+
+
 def test_any_order_of_events_comes_to_what_the_model_says(engine: Engine) -> None:
     @profile
     @given(scenarios())
@@ -160,6 +186,7 @@ def test_any_order_of_events_comes_to_what_the_model_says(engine: Engine) -> Non
                     assert simulation.called_back(dag.dag_id, n)[wanted] in ("success", "failed", "skipped")
                 elif not simulation.cleared:
                     assert simulation.called_back(dag.dag_id, n) == {}
+        simulation.close()
 
     check()
 
@@ -170,5 +197,92 @@ def test_whatever_people_do_nothing_hangs_and_nothing_is_miscounted(engine: Engi
     def check(s: Scenario) -> None:
         simulation = simulate(engine, s._replace(steps=s.steps + 50), by_hand=True)
         simulation.check_over()
+        simulation.close()
 
     check()
+
+
+def test_threads_that_do_everything_at_once_never_wait_for_each_other_in_a_circle(engine: Engine) -> None:
+    # Given two schedulers, four workers and two people, all in threads: a deadlock in the database is an error in one
+    dags = [wide("d0", max_active_runs=3, max_active_tasks=5), wide("d1")]
+    n = 6
+    simulation = Simulation(engine, dags, {d.dag_id: Behaviour(1) for d in dags}, runs=n, pools={"p": 4}, seed=1)
+    errors: list[BaseException] = []
+    over = threading.Event()
+
+    def thread(body: Any, *args: Any) -> threading.Thread:
+        def guarded() -> None:
+            try:
+                body(*args)
+            except BaseException as e:
+                errors.append(e)
+                over.set()
+
+        return threading.Thread(target=guarded)
+
+    def do(move: Any) -> Any:
+        with engine.begin() as c:
+            return move(c)
+
+    def scheduler() -> None:
+        duties = (transitions.wake_retries, transitions.release_past, transitions.admit)
+        while not over.is_set():
+            for duty in (*duties, simulation._start_runs, transitions.time_out_runs):
+                do(duty)
+            over.wait(0.02)
+
+    def worker(name: str, seed: int) -> None:
+        dice = random.Random(seed)
+        held: list[Any] = []
+        queues = ["default"]
+        while not over.is_set():
+            held += do(lambda c: transitions.take(c, node_id=name, queues=queues, n=3 - len(held), lease_seconds=300))
+            do(lambda c: nodes.heartbeat(c, name, [claim.token for claim in held]))
+            outcomes = [
+                Outcome(
+                    c.task_instance, c.token, dice.choice(["success", "success", "success", "failed", "interrupted"])
+                )
+                for c in held
+            ]
+            if not outcomes:
+                over.wait(0.02)
+            done = do(lambda c, o=outcomes: transitions.finish(c, o, node_id=name, queues=queues, slots=2))
+            held = list(done.claims)
+
+    def person(seed: int) -> None:
+        dice = random.Random(seed)
+        for _ in range(25):
+            run = dice.choice(runs)
+            name = dice.choice(["make", "list", "load", "load[1]", "past", "join", None])
+            what = dice.choice([transitions.clear, transitions.mark, transitions.mark, transitions.end_run])
+            try:
+                if what is transitions.clear:
+                    do(lambda c: transitions.clear(c, run, [name] if name else None, by="t"))
+                elif what is transitions.mark:
+                    do(lambda c: transitions.mark(c, run, [name] if name else None, "success", by="t"))
+                elif dice.random() < 0.3:
+                    do(lambda c: transitions.end_run(c, run, why="t"))
+            except (RefusedError, UsageError):
+                pass
+            over.wait(0.02)
+
+    while len(simulation.ids) < len(dags) * n:
+        simulation.create()
+    runs = list(simulation.ids.values())
+    people = [thread(person, i) for i in range(2)]
+    others = [thread(scheduler) for _ in range(2)] + [thread(worker, f"n{i}", i) for i in range(1, 5)]
+    for t in people + others:
+        t.start()
+    for t in people:
+        t.join(60)
+    over.set()
+    for t in others:
+        t.join(60)
+    assert not errors
+    # Then, when they are gone, everything ends and the counters are right
+    simulation.calm()
+    simulation.check_limits()
+    simulation.check_counters()
+    simulation.check_events()
+    simulation.check_over()
+    simulation.close()
