@@ -408,10 +408,18 @@ def brought_into(world: World, state: str, dag_id: str) -> tuple[int, list[Claim
     return run, claims
 
 
+def note(world: World, run: int) -> None:
+    """The state that an instance begins with has no event of its own: write one down."""
+    statement = text("""
+        INSERT INTO event (kind, subject, state) SELECT 'task', id::text, state FROM task_instance t
+        WHERE run_id = :r AND NOT EXISTS (SELECT 1 FROM event e WHERE e.subject = t.id::text AND e.kind = 'task')""")
+    world.do(lambda c: c.execute(statement, {"r": run}))
+
+
 def ordinary(world: World) -> None:
     """Every transition that nobody asks for."""
     world.dag(task("a"), task("s", "a", kind="sensor"), over("m", "a"), task("f", "a"), task("g", "f"), task("h", "f"))
-    world.run()
+    note(world, world.run())
     (claim,) = world.take()  # ready → queued → running
     world.end(claim, "interrupted")
     (message,) = world.dispatch()
@@ -441,15 +449,7 @@ def test_every_legal_transition_is_made_and_no_other(world: World) -> None:
     for state in LEGAL:
         for to in BY_HAND:
             run, claims = brought_into(world, state, f"{state}-{to}")
-            # The state that a run begins with has no event of its own.
-            world.do(
-                lambda c, run=run: c.execute(
-                    text("""INSERT INTO event (kind, subject, state) SELECT 'task', id::text, state
-                            FROM task_instance t WHERE run_id = :r AND NOT EXISTS (
-                                SELECT 1 FROM event e WHERE e.subject = t.id::text AND e.kind = 'task')"""),
-                    {"r": run},
-                )
-            )
+            note(world, run)
             if to == "clear":
                 clear(world, run, "t", upstream=state == "expanded")
             else:

@@ -5,6 +5,7 @@ A profile for CI, always the same; SLUICE_INTERLEAVINGS=2000 looks at so many ne
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import threading
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
 from runner.authoring.rules import TRIGGER_RULES
 from runner.authoring.spec import DagSpec, TaskSpec
@@ -156,8 +157,8 @@ def wide(dag_id: str, **options: Any) -> DagSpec:
         tasks=(
             task("make", setup=True),
             task("list", "make", retries=1, retry_delay_seconds=0.0),
-            task("load", "list", kind="mapped", map_over=({"arg": "x", "length": 6},), pool="p", pool_slots=2, retries=2,
-                 retry_delay_seconds=0.0),
+            task("load", "list", kind="mapped", map_over=({"arg": "x", "length": 6},), pool="p", pool_slots=2,
+                 retries=2, retry_delay_seconds=0.0),
             task("past", "list", depends_on_past=True, retries=3, retry_delay_seconds=0.0),
             task("left", "list", max_active=1),
             task("right", "list"),
@@ -236,34 +237,39 @@ def test_threads_that_do_everything_at_once_never_wait_for_each_other_in_a_circl
         held: list[Any] = []
         queues = ["default"]
         while not over.is_set():
-            held += do(lambda c: transitions.take(c, node_id=name, queues=queues, n=3 - len(held), lease_seconds=300))
-            do(lambda c: nodes.heartbeat(c, name, [claim.token for claim in held]))
+            with engine.begin() as c:
+                free = 3 - len(held)
+                held += transitions.take(c, node_id=name, queues=queues, n=free, lease_seconds=300)
+            with engine.begin() as c:
+                nodes.heartbeat(c, name, [claim.token for claim in held])
             outcomes = [
                 Outcome(
-                    c.task_instance, c.token, dice.choice(["success", "success", "success", "failed", "interrupted"])
+                    x.task_instance, x.token, dice.choice(["success", "success", "success", "failed", "interrupted"])
                 )
-                for c in held
+                for x in held
             ]
             if not outcomes:
                 over.wait(0.02)
-            done = do(lambda c, o=outcomes: transitions.finish(c, o, node_id=name, queues=queues, slots=2))
+            with engine.begin() as c:
+                done = transitions.finish(c, outcomes, node_id=name, queues=queues, slots=2)
             held = list(done.claims)
+
+    def meddle(dice: random.Random, c: Connection) -> None:
+        run = dice.choice(runs)
+        name = dice.choice(["make", "list", "load", "load[1]", "past", "join", None])
+        what = dice.choice(["clear", "mark", "mark", "end"])
+        if what == "clear":
+            transitions.clear(c, run, [name] if name else None, by="t")
+        elif what == "mark":
+            transitions.mark(c, run, [name] if name else None, "success", by="t")
+        elif dice.random() < 0.3:
+            transitions.end_run(c, run, why="t")
 
     def person(seed: int) -> None:
         dice = random.Random(seed)
         for _ in range(25):
-            run = dice.choice(runs)
-            name = dice.choice(["make", "list", "load", "load[1]", "past", "join", None])
-            what = dice.choice([transitions.clear, transitions.mark, transitions.mark, transitions.end_run])
-            try:
-                if what is transitions.clear:
-                    do(lambda c: transitions.clear(c, run, [name] if name else None, by="t"))
-                elif what is transitions.mark:
-                    do(lambda c: transitions.mark(c, run, [name] if name else None, "success", by="t"))
-                elif dice.random() < 0.3:
-                    do(lambda c: transitions.end_run(c, run, why="t"))
-            except (RefusedError, UsageError):
-                pass
+            with contextlib.suppress(RefusedError, UsageError):
+                do(lambda c: meddle(dice, c))
             over.wait(0.02)
 
     while len(simulation.ids) < len(dags) * n:
