@@ -266,7 +266,7 @@ class DAG:
             )
         kept = {names[c] for c in chosen}
         kept |= set(reachable(downstream, kept))
-        return [t for t in downstream[task_id] if t not in kept]
+        return [t for t in downstream[task_id] if t not in kept and not self.nodes[t].options.teardown]
 
     def may_retry(self, task_id: str, error: BaseException) -> bool:
         """Whether trying this task again after this exception may help."""
@@ -354,13 +354,22 @@ class DAG:
     def _test_task(self, node: Node, context: Context, results: dict[str, Any]) -> Any:
         if not node.mapped:
             return self.run_task(context.task_id, context, results)
-        lists = [results.get(x.task_id) or [] if isinstance(x, Output) else x for x in node.mapped.values()]
-        values = []
+        lists = []
+        for over in node.mapped.values():
+            lists.append(results.get(over.task_id) if isinstance(over, Output) else over)
+            if not isinstance(lists[-1], list | tuple):
+                raise TypeError(f"cannot map over what task {over.task_id!r} returned: it is no list")
+        values: list[Any] = []
+        skipped = 0
         for index, combination in enumerate(itertools.product(*lists)):
             items = {name: {"value": value} for name, value in zip(node.mapped, combination, strict=True)}
             one = dataclasses.replace(context, map_index=index)
-            values.append(self.run_task(context.task_id, one, results, items))
-        if not values:
+            try:
+                values.append(self.run_task(context.task_id, one, results, items))
+            except Skip:
+                values.append(None)
+                skipped += 1
+        if len(values) == skipped:
             raise Skip("nothing to map over")
         return values
 

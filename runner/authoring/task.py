@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, overload
 
 from runner.authoring.context import Context
 from runner.authoring.errors import AuthoringError, Place, caller
-from runner.authoring.rules import TRIGGER_RULES
+from runner.authoring.rules import MAPPED_RULES, TRIGGER_RULES
 
 if TYPE_CHECKING:
     from runner.authoring.dag import DAG
@@ -72,8 +72,8 @@ class Options:
             check_id("pool", self.pool)
         if isinstance(self.no_retry_on, type):
             object.__setattr__(self, "no_retry_on", (self.no_retry_on,))
-        if not isinstance(self.outlets, str):
-            object.__setattr__(self, "outlets", tuple(str(o) for o in self.outlets))
+        outlets = (self.outlets,) if isinstance(self.outlets, str) else self.outlets
+        object.__setattr__(self, "outlets", tuple(str(o) for o in outlets))
         if isinstance(self.connections, str):
             object.__setattr__(self, "connections", (self.connections,))
         for name, fits, wanted in self._checks():
@@ -333,6 +333,8 @@ class Partial:
         name = self.task.options.task_id
         if not over:
             raise AuthoringError(f"task {name!r}: map() needs a list by the name of an argument, e.g. map(file=files)")
+        if self.task.branch:
+            raise AuthoringError(f"task {name!r} decides what runs after it: it cannot be mapped")
         lists = {}
         for argument, value in over.items():
             if not isinstance(value, Output | list | tuple):
@@ -342,6 +344,12 @@ class Partial:
             if not isinstance(value, Output) and any(True for _ in outputs_in(value)):
                 raise AuthoringError(f"task {name!r}: map({argument}=…) over a list with outputs of tasks in it")
             lists[argument] = value
+        rule = self.task.options.trigger_rule
+        if rule not in MAPPED_RULES and any(isinstance(value, Output) for value in lists.values()):
+            raise AuthoringError(
+                f"task {name!r}: with trigger_rule {rule!r} it may start before the list it is mapped over is there; "
+                f"use one of {', '.join(MAPPED_RULES)}"
+            )
         twice = sorted(set(self.fixed) & set(lists))
         if twice:
             raise AuthoringError(f"task {name!r}: {twice[0]} is given both to partial() and to map()")
