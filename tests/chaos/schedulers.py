@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import datetime as dt
 import shutil
+import signal
 
 from .fleet import LEDGER, Fleet
 from .registry import scenario
 
 
-@scenario("scheduler-kill", seconds=60)
+@scenario("scheduler-kill", 10, takes=20)
 def scheduler_kill(f: Fleet) -> None:
     """Two schedulers; KILL one at random, and let both die again and again between commit and ringing."""
     f.start(workers=2, schedulers=1)
@@ -29,6 +30,55 @@ def scheduler_kill(f: Fleet) -> None:
     crashing.kill()
     if not crashed:
         f.problems.append("no scheduler died before it rang: the scenario proved nothing")
+
+
+@scenario("scheduler-kill-sweep", 10, kills=True, takes=25)
+def scheduler_kill_sweep(f: Fleet) -> None:
+    """Schedulers die in the middle of handing on a dead worker's tasks, before the commit or right after it."""
+    f.start(workers=2, schedulers=0)
+    crashed = 0
+    crashing = [f.spawn("scheduler", f"s{i + 1}", CHAOS_CRASH_SWEEP="0.7") for i in range(2)]
+    for _ in f.rounds(1):
+        f.run("wide", seconds=[0.3, 1.0])
+        victim = f.rng.choice(f.workers())
+        f.busy(3, victim.node_id)
+        victim.kill()
+        f.registered(f.spawn("worker", f"{victim.node_id}x"))
+
+        def revived() -> bool:
+            nonlocal crashed
+            for s in [s for s in crashing if not s.alive()]:
+                if s.popen.returncode != 70:
+                    return True  # for another reason: that is a problem
+                s.ending = True
+                crashed += 1
+                crashing.remove(s)
+                crashing.append(f.restart(s))
+            return f.over()
+
+        f.wait(revived, "all runs end")
+    if not crashed:
+        f.problems.append("no scheduler died in its sweep: the scenario proved nothing")
+
+
+@scenario("scheduler-stop", 10, takes=20)
+def scheduler_stop(f: Fleet) -> None:
+    """STOP a scheduler for longer than a lease while tasks run, then CONT: it takes nothing away from who renews."""
+    f.lease = 4.0  # the margin of the sweep is on top of it, so a slow machine does not make it run out
+    f.start(workers=2, schedulers=2)
+    for _ in f.rounds(1):
+        f.run("wide", seconds=[3.0, 5.0])
+        f.busy(6)
+        stopped = f.rng.choice(f.schedulers())
+        f.pause(0.0, 1.0)
+        stopped.signal(signal.SIGSTOP)
+        since = f.now()
+        f.wait(lambda s=since: f.now() > s + 10.0, "longer than lease and margin")
+        stopped.signal(signal.SIGCONT)
+        f.run("diamonds", seconds=[0.02, 0.1])
+        f.wait(f.over, "all runs end")
+    if f.one("SELECT count(*) FROM event WHERE detail LIKE '%lease expired%'"):
+        f.problems.append("a lease that was renewed was taken away")
 
 
 TICKS = '''"""Due every minute, and behind."""
@@ -51,7 +101,7 @@ def ticks() -> None:
 '''
 
 
-@scenario("three-schedulers", seconds=45)
+@scenario("three-schedulers", 11)
 def three_schedulers(f: Fleet) -> None:
     """Three schedulers and a DAG that is an hour behind: each minute's run is created once, none is missed."""
     f.start(workers=2, schedulers=3)
