@@ -37,6 +37,9 @@ def main() -> int:
     parser.add_argument("--seed", default="", help="what the random choices come from (default: a new one, printed)")
     parser.add_argument("--lanes", type=int, default=3, help="scenarios at a time, each lane on engines of its own")
     parser.add_argument("--long", type=int, metavar="N", help="instead: N task executions under random kills")
+    parser.add_argument(
+        "--every", type=float, default=1000, help="of a long run: tasks between two faults (%(default)s)"
+    )
     parser.add_argument("--list", action="store_true", help="print the names, their numbers in the fault list, and why")
     parser.add_argument("--keep", action="store_true", help="leave logs, ledgers and databases where they are")
     args = parser.parse_args()
@@ -49,8 +52,8 @@ def main() -> int:
     said = ""
     if unknown:
         said = f"no scenario {', '.join(unknown)}"
-    elif args.scale <= 0 or args.lanes < 1 or (args.long is not None and args.long < 1):
-        said = "scale, lanes and the length of a long run must be more than 0"
+    elif min(args.scale, args.lanes, args.every, 1 if args.long is None else args.long) <= 0:
+        said = "every number must be more than 0"
     if said:
         print(f"error: {said}\nhint: the names are {' '.join(SCENARIOS)}", file=sys.stderr)
         return 2
@@ -62,7 +65,7 @@ def main() -> int:
     keep = True
     try:
         if args.long is not None:
-            passed = long_run(directory, args.long, seed)
+            passed = long_run(directory, args.long, seed, args.every)
         else:
             chosen = [SCENARIOS[n] for n in dict.fromkeys(args.names)] or list(SCENARIOS.values())
             passed = _scenarios(chosen, directory, seed, args.scale, args.lanes)

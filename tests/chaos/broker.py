@@ -5,6 +5,7 @@ from __future__ import annotations
 import redis
 
 from runner.localcloud.engines import Valkey
+from runner.state.transitions import Message
 
 from .fleet import Fleet
 from .registry import scenario
@@ -30,6 +31,20 @@ def broker_restart(f: Fleet) -> None:
         f.busy(2)
         _restart(f)
         f.pause(0.2, 1.0)
+
+
+@scenario("broker-flapping", 6)
+def broker_flapping(f: Fleet) -> None:
+    """KILL the broker again and again while messages are being answered: no worker ends of it."""
+    f.start(workers=2)
+    for _ in f.rounds(5):
+        f.run("wide", 6, seconds=[0.0, 0.05])
+        f.busy()
+        f.pause(0.0, 0.5)
+        f.engines.kill_broker()
+        f.pause(0.0, 0.2)
+        f.engines.valkey.start()
+        f.pause(0.2, 0.6)
 
 
 @scenario("broker-restart-drain", 6)
@@ -65,12 +80,14 @@ def broker_lost_writes(f: Fleet) -> None:
         for _ in f.rounds(2):
             replica.start()
             with redis.Redis.from_url(replica.url) as client:
-                f.run("wide", 4, seconds=[0.05, 0.4])
-                f.busy(4)
                 host, port = f.engines.broker_address()
                 client.replicaof(host, port)
                 f.wait(lambda c=client: c.info("replication")["master_link_status"] == "up", "the replica follows")
-                f.wait(lambda c=client: c.llen("default") > 0 or f.over(), "a message waits in the replica")
+                f.run("wide", 4, seconds=[0.1, 0.4])
+                f.busy(6)
+                rows = f.all("SELECT id, attempt, queue FROM task_instance WHERE state IN ('queued', 'running')")
+                f.doorbell.ring([Message(*row) for row in rows])
+                f.wait(lambda c=client: c.llen("default") > 0, "messages wait in the replica")
                 client.replicaof("NO", "ONE")  # from here on it hears of nothing more
                 f.pause(0.3, 1.0)
             _broker_is(f, replica)

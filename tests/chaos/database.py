@@ -37,10 +37,9 @@ def database_away(f: Fleet) -> None:
         f.wait(f.over, "all runs end")
 
 
-@scenario("database-away-idle", 12, takes=20)
+@scenario("database-away-idle", 12, kills=True, takes=17)
 def database_away_idle(f: Fleet) -> None:
     """Away for less and for more than a lease while nothing runs: what comes after is run as if nothing had been."""
-    f.lease = 3.0  # nothing holds one while the database is away
     f.start(workers=2)
     for i in f.rounds(2):
         f.run("wide", seconds=[0.02, 0.1])

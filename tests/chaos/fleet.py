@@ -23,18 +23,14 @@ import psutil
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError
 
-from runner import bundle, examples
 from runner.localcloud import process
 from runner.state import nodes, transitions
 from runner.state.db import connect
 from runner.state.doorbell import Doorbell, celery_app
-from runner.storage import Storage
 
 from . import proxy
-from .world import Engines
+from .world import HERE, Engines
 
-HERE = Path(__file__).parent
-LEDGER = Path(examples.__file__).parent / "temperatures" / "ledger.py"
 STOP_SECONDS = 60.0
 
 
@@ -131,7 +127,7 @@ class Fleet:
             **{k: v for k, v in os.environ.items() if not k.startswith(("SLUICE_", "AWS_", "CHAOS_"))},
             "SLUICE_DATABASE_URL": self.url,
             "SLUICE_BROKER_URL": self.engines.valkey.url,
-            "SLUICE_ARTIFACTS_URL": f"file://{self.directory}/artifacts",
+            "SLUICE_ARTIFACTS_URL": self.engines.artifacts,
             "SLUICE_STORAGE_URL": f"file://{self.directory}/storage",
             "SLUICE_HEARTBEAT_SECONDS": "0.3",
             "SLUICE_LEASE_SECONDS": str(self.lease),
@@ -163,11 +159,10 @@ class Fleet:
     def start(
         self, *, workers: int = 2, schedulers: int = 1, slots: int = 4, linked: bool = False, **environment: str
     ) -> None:
-        """Publish the pipelines and bring up workers w1…, schedulers s1…, all registered.
+        """Bring up workers w1…, schedulers s1…, all registered.
 
         linked: each has a way of its own to the broker and to the database, in `links` by its name.
         """
-        self.publish(self.pipelines())
         if linked:
             for name in [f"s{i + 1}" for i in range(schedulers)] + [f"w{i + 1}" for i in range(workers)]:
                 self.link(name)
@@ -176,21 +171,16 @@ class Fleet:
         for service in started:
             self.registered(service)
 
-    def pipelines(self, source: Path = HERE / "pipelines") -> Path:
-        """A folder with the pipelines of these scenarios, to be added to and published."""
-        folder = self.directory / "pipelines"
-        shutil.copytree(source, folder, ignore=shutil.ignore_patterns("__pycache__"))
-        shutil.copy(LEDGER, folder)
-        return folder
+    def pipelines(self, name: str = "pipelines") -> Path:
+        """A copy of these pipelines, to be added to and published."""
+        return self.engines.pipelines(name, self.directory)
 
     def link(self, node_id: str) -> Link:
         self.links[node_id] = Link(self.engines, self.url)
         return self.links[node_id]
 
     def publish(self, folder: Path) -> None:
-        storage = Storage.open(f"file://{self.directory}/artifacts")
-        with self.engine.begin() as c:
-            bundle.publish(folder, storage=storage, connection=c, who="chaos")
+        self.engines.publish(folder, self.url)
 
     def registered(self, service: Service) -> None:
         """Wait until this very start of the service is up, or has ended."""

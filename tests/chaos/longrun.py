@@ -14,16 +14,15 @@ import psutil
 
 from runner.state.transitions import Message
 
-from .fleet import HERE, Fleet, Service
+from .fleet import Fleet, Service
 from .tally import Tally, read, tally
 from .world import Engines
 
 TASKS = 400  # of a run of noops/noops.py
 AHEAD = 8  # runs under way at a time
 SLOTS = 8
-PER_FAULT = 1500  # tasks between two faults, on average
 STALL_SECONDS = 120.0
-LEASE = {"SLUICE_LEASE_SECONDS": "10", "SLUICE_HEARTBEAT_SECONDS": "1"}
+SETTINGS = {"SLUICE_LEASE_SECONDS": "10", "SLUICE_HEARTBEAT_SECONDS": "1", "SLUICE_LOG_LEVEL": "warning"}
 # How often each is chosen: a dead child is a thing of every day, a dead broker is not.
 FAULTS = {"child": 10, "worker": 6, "node": 2, "scheduler": 4, "broker": 2, "duplicates": 4}
 
@@ -45,7 +44,7 @@ class _Long:
     def worker(self) -> Service:
         self._nodes += 1
         watch = str(self.f.directory / "workers.refused")
-        return self.f.spawn("worker", f"w{self._nodes}", slots=SLOTS, CHAOS_WATCH=watch, **LEASE)
+        return self.f.spawn("worker", f"w{self._nodes}", slots=SLOTS, CHAOS_WATCH=watch, **SETTINGS)
 
     def break_something(self) -> None:
         kind = self.f.rng.choices(list(FAULTS), list(FAULTS.values()))[0]
@@ -85,29 +84,32 @@ class _Long:
         self.f.doorbell.ring([Message(*row) for row in rows])
 
 
-def long_run(directory: Path, n: int, seed: str) -> bool:
-    """Run it, judge it and say what came out; False if anything was lost, overlapped or failed."""
+def long_run(directory: Path, n: int, seed: str, every: float) -> bool:
+    """Run it, judge it and say what came out; False if anything was lost, overlapped or failed.
+
+    every: tasks between two faults, on average.
+    """
     world = Engines(directory / "long")
     try:
         world.start()
         fleet = Fleet(world, "long", seed, 1.0, float("inf"))
         try:
-            return _run(fleet, n)
+            return _run(fleet, n, every)
         finally:
             fleet.close()
     finally:
         world.close()
 
 
-def _run(f: Fleet, n: int) -> bool:
-    f.publish(f.pipelines(HERE / "noops"))
+def _run(f: Fleet, n: int, every: float) -> bool:
+    f.publish(f.pipelines("noops"))
     long = _Long(f)
-    services = [f.spawn("scheduler", f"s{i + 1}", **LEASE) for i in range(2)]
+    services = [f.spawn("scheduler", f"s{i + 1}", **SETTINGS) for i in range(2)]
     services += [long.worker() for _ in range(max(2, os.cpu_count() or 2))]
     for service in services:
         f.registered(service)
     began = time.monotonic()
-    _work(f, long, n)
+    _work(f, long, n, every)
     seconds = time.monotonic() - began
     f.check_services()
     f.stop()
@@ -123,7 +125,7 @@ def _run(f: Fleet, n: int) -> bool:
     return not f.problems
 
 
-def _work(f: Fleet, long: _Long, n: int) -> None:
+def _work(f: Fleet, long: _Long, n: int, every: float) -> None:
     """Create runs so that there is always enough to do, and break something every so many tasks, until all is over."""
     runs = -(-n // TASKS)
     gap = random.Random(f"{f.rng.random()}")
@@ -139,12 +141,13 @@ def _work(f: Fleet, long: _Long, n: int) -> None:
         elif under_way == 0:
             return
         f.check_services()
-        if f.problems or time.monotonic() - since > STALL_SECONDS:
-            f.problems.append(f"nothing moved for {time.monotonic() - since:.0f} s, {left} tasks are left")
+        if time.monotonic() - since > STALL_SECONDS:
+            f.problems.append(f"nothing moved for {STALL_SECONDS:g} s, {left} tasks are left")
+        if f.problems:
             return
         if done >= next_fault and done:
             long.break_something()
-            next_fault = done + gap.expovariate(1 / PER_FAULT)
+            next_fault = done + gap.expovariate(1 / every)
         if time.monotonic() - said > 10:
             said = time.monotonic()
             print(f"{said - began:6.0f} s  {done} of {runs * TASKS} tasks, {long.faults.total()} faults", flush=True)

@@ -45,8 +45,8 @@ def mutation_gate(f: Fleet) -> None:
     """Without the gate a draining node claims."""
     f.start(workers=2, CHAOS_MUTATION="gate")
     f.warm()
-    f.run("wide", 8, seconds=[0.02, 0.04])
-    f.busy(4)
+    f.run("wide", 12, seconds=[0.02, 0.04])
+    f.busy(2)
     f.cordon("w1")
     f.deadline = min(f.deadline, f.now() + 10)
 
@@ -55,9 +55,9 @@ def mutation_gate(f: Fleet) -> None:
 def mutation_sweep(f: Fleet) -> None:
     """Without the sweeps a lost message and a lost worker are never made good."""
     f.start(workers=2, CHAOS_MUTATION="resend,reap")
-    f.run("one", 6, seconds=[1.0, 1.0])
+    f.run("one", 6, seconds=[4.0, 4.0])
     f.busy(4)
-    f.rng.choice(f.workers()).kill()
+    max(f.workers(), key=lambda w: f.running(w.node_id)).kill()
     f.run("wide", 4)
     for _ in range(100):  # one of these comes between a ringing and its worker
         f.engines.flush()

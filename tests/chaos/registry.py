@@ -41,7 +41,7 @@ def scenario(
     *items: int,
     kills: bool = False,
     mutation: tuple[str, ...] = (),
-    seconds: float = 150,
+    seconds: float = 300,
     takes: float = 15,
 ) -> Callable[[Body], Body]:
     """Make a function a scenario: it brings up its fleet, does harm, and leaves the waiting and judging to others."""

@@ -6,30 +6,34 @@ import datetime as dt
 import shutil
 import signal
 
-from .fleet import LEDGER, Fleet
+from .fleet import Fleet
 from .registry import scenario
+from .world import LEDGER
 
 
 @scenario("scheduler-kill", 10, takes=20)
 def scheduler_kill(f: Fleet) -> None:
-    """Two schedulers; KILL one at random, and let both die again and again between commit and ringing."""
+    """Two schedulers; KILL one at random, and let the other die again and again between commit and ringing."""
     f.start(workers=2, schedulers=1)
     crashing = f.spawn("scheduler", "s2", CHAOS_CRASH="0.5")
     crashed = 0
-    for _ in f.rounds(6):
+    rounds = len(f.rounds(6))
+    while rounds > 0 or not crashed:
+        rounds -= 1
         f.run("diamonds", 2, seconds=[0.02, 0.2])
         f.pause(0.1, 0.6)
         victim = next(s for s in f.schedulers() if s.node_id == "s1")
         victim.kill()
         f.pause(0.0, 0.5)
         f.restart(victim)
-        if not crashing.alive():
-            crashed += crashing.popen.returncode == 70
-            crashing.ending = crashing.popen.returncode == 70
+        if crashing.popen.poll() == 70:
+            crashed += 1
+            crashing.ending = True
             crashing = f.restart(crashing)
+        if f.now() > f.deadline:
+            f.problems.append("no scheduler died before it rang: the scenario proved nothing")
+            break
     crashing.kill()
-    if not crashed:
-        f.problems.append("no scheduler died before it rang: the scenario proved nothing")
 
 
 @scenario("scheduler-kill-sweep", 10, kills=True, takes=25)
@@ -39,7 +43,7 @@ def scheduler_kill_sweep(f: Fleet) -> None:
     crashed = 0
     crashing = [f.spawn("scheduler", f"s{i + 1}", CHAOS_CRASH_SWEEP="0.7") for i in range(2)]
     for _ in f.rounds(1):
-        f.run("wide", seconds=[0.3, 1.0])
+        f.run("wide", seconds=[0.5, 2.0])
         victim = f.rng.choice(f.workers())
         f.busy(3, victim.node_id)
         victim.kill()
@@ -61,10 +65,10 @@ def scheduler_kill_sweep(f: Fleet) -> None:
         f.problems.append("no scheduler died in its sweep: the scenario proved nothing")
 
 
-@scenario("scheduler-stop", 10, takes=20)
+@scenario("scheduler-stop", 10, takes=25)
 def scheduler_stop(f: Fleet) -> None:
     """STOP a scheduler for longer than a lease while tasks run, then CONT: it takes nothing away from who renews."""
-    f.lease = 4.0  # the margin of the sweep is on top of it, so a slow machine does not make it run out
+    f.lease = 6.0
     f.start(workers=2, schedulers=2)
     for _ in f.rounds(1):
         f.run("wide", seconds=[3.0, 5.0])
@@ -73,7 +77,7 @@ def scheduler_stop(f: Fleet) -> None:
         f.pause(0.0, 1.0)
         stopped.signal(signal.SIGSTOP)
         since = f.now()
-        f.wait(lambda s=since: f.now() > s + 10.0, "longer than lease and margin")
+        f.wait(lambda s=since: f.now() > s + 12.0, "longer than lease and margin")
         stopped.signal(signal.SIGCONT)
         f.run("diamonds", seconds=[0.02, 0.1])
         f.wait(f.over, "all runs end")

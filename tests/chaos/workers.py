@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+from typing import Any
 
 import psutil
 
@@ -154,7 +155,7 @@ def sigstop_worker(f: Fleet) -> None:
     f.warm()
     for _ in f.rounds(1):
         f.run("wide", seconds=[2.0, 4.5])
-        f.wait(lambda: all(len(f.children(w)) == 4 for w in f.workers()), "all slots are busy")
+        f.wait(lambda: all(len(f.children(w)) >= 2 for w in f.workers()), "both are busy")
         victim = f.rng.choice(f.workers())
         victim.signal(signal.SIGSTOP)
         f.wait(lambda v=victim: f.running(v.node_id) == 0, "the stopped worker's tasks are handed on")
@@ -166,24 +167,29 @@ def sigstop_worker(f: Fleet) -> None:
 def stale(f: Fleet, **environment: str) -> None:
     """A task ends in a worker that is stopped; the worker goes on while the next attempt runs elsewhere."""
     f.start(workers=2, slots=1, **environment)
-    f.run("one", seconds=[2.0, 2.0])
-    f.busy()
-    first = f.one("SELECT node_id FROM task_instance WHERE state = 'running'")
-    victim = next(w for w in f.workers() if w.node_id == first)
-    f.wait(lambda: f.ledger_lines(), "the task starts")
-    victim.signal(signal.SIGSTOP)
-    f.wait(lambda: len(f.ledger_lines()) >= 3, "the next attempt starts elsewhere")
+    while True:
+        run = f.run("one", seconds=[1.5, 1.5], later=[5.0, 5.0])[0]
+
+        def lines(r: int = run) -> list[dict[str, Any]]:
+            return [line for line in f.ledger_lines() if line["run_id"] == str(r)]
+
+        first = f.wait(lines, "the task starts")[0]["node"]
+        victim = next(w for w in f.workers() if w.node_id == first)
+        victim.signal(signal.SIGSTOP)
+        if f.running(first):
+            break
+        victim.signal(signal.SIGCONT)  # too late: it has ended already
+        f.wait(f.over, "all runs end")
+    f.wait(lambda: len(lines()) >= 3, "the next attempt starts elsewhere")
     victim.signal(signal.SIGCONT)
     f.wait(f.over, "all runs end")
-    with contextlib.suppress(Exception):
-        f.wait(lambda: "outcome refused" in f.log(first), "the stale outcome is refused", 10 if environment else 60)
-    if not environment and "outcome refused" not in f.log(first):
-        f.problems.append("no stale outcome was seen: the scenario proved nothing")
-    if [line["event"] for line in f.ledger_lines()] != ["start", "end", "start", "end"]:
+    if not environment:
+        f.wait(lambda: "outcome refused" in f.log(first), "the stale outcome is refused", seconds=60)
+    if [line["event"] for line in lines()] != ["start", "end", "start", "end"]:
         f.problems.append("the stale outcome ended the attempt that was running")
 
 
-@scenario("stale-outcome", 3, kills=True, takes=17)
+@scenario("stale-outcome", 3, kills=True, takes=22)
 def stale_outcome(f: Fleet) -> None:
     """An outcome that comes after its lease was taken away is refused, and the attempt that runs is left alone."""
     stale(f)

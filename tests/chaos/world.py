@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,9 +11,15 @@ from urllib.parse import parse_qs, urlsplit
 import psycopg
 import redis
 
+from runner import bundle, examples
 from runner.localcloud import process
 from runner.localcloud.engines import Postgres, Valkey
 from runner.state import migrate
+from runner.state.db import connect
+from runner.storage import Storage
+
+HERE = Path(__file__).parent
+LEDGER = Path(examples.__file__).parent / "temperatures" / "ledger.py"
 
 # A function that is not named with its schema is looked up along the search path, and PostgreSQL's own come first
 # unless they are named later: in a database with this path the clock is wrong by `skew.clock.ahead`.
@@ -40,10 +47,34 @@ class Engines:
         self.valkey = Valkey(self.directory / "valkey")
 
     def start(self) -> None:
+        """Bring both up, with a database to copy in which the pipelines of the scenarios are published."""
         self.directory.mkdir(parents=True, exist_ok=True)
         self.postgres.start()
-        migrate.upgrade(self.postgres.create_database("template"))
+        template = self.postgres.create_database("template")
+        migrate.upgrade(template)
+        self.publish(self.pipelines("pipelines", self.directory), template)
         self.valkey.start()
+
+    @staticmethod
+    def pipelines(name: str, into: Path) -> Path:
+        """A copy of one of this room's folders of pipelines, to be added to and published."""
+        folder = into / name
+        shutil.copytree(HERE / name, folder, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(LEDGER, folder)
+        return folder
+
+    def publish(self, folder: Path, url: str) -> None:
+        engine = connect(url)
+        try:
+            with engine.begin() as c:
+                bundle.publish(folder, storage=Storage.open(self.artifacts), connection=c, who="chaos")
+        finally:
+            engine.dispose()
+
+    @property
+    def artifacts(self) -> str:
+        """Where the bundles of all scenarios are."""
+        return f"file://{self.directory}/artifacts"
 
     def database(self, name: str) -> str:
         """The URL of a new database with the newest schema."""

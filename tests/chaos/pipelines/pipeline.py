@@ -18,6 +18,8 @@ from runner.authoring import Context, dag, task
 def work(before: list[int], context: Context) -> int:
     """Take a time that run and task decide, so that it is the same in each attempt."""
     low, high = context.params.get("seconds", [0.05, 0.3])
+    if context.attempt > 1:
+        low, high = context.params.get("later", [low, high])
     if context.params.get("grandchild"):
         subprocess.Popen(["sleep", "600"])
     if "hog" in context.params and context.attempt <= context.params["hog"]["attempts"]:
