@@ -91,7 +91,7 @@ def broker_lost_writes(f: Fleet) -> None:
                 client.replicaof("NO", "ONE")  # from here on it hears of nothing more
                 f.pause(0.3, 1.0)
             _broker_is(f, replica)
-            f.wait(f.over, "all runs end")
+            f.wait(f.over, "all runs end with the replica as the broker", seconds=120)
             f.engines.flush()
             _broker_is(f, f.engines.valkey)
             replica.stop()
