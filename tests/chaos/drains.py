@@ -14,7 +14,7 @@ from .registry import scenario
 def full_drain(f: Fleet) -> None:
     """Cordon → drained → TERM → terminated, with the replacement up first, as a roll does it."""
     f.start(workers=2)
-    for i in f.rounds(5):
+    for i in f.rounds(4):
         f.run("wide", 2, seconds=[0.02, 0.3])
         f.busy()
         f.registered(f.spawn("worker", f"w{i + 3}"))

@@ -23,7 +23,7 @@ def worker_kill(f: Fleet) -> None:
     f.start(workers=3)
     f.run("diamonds", 6 * len(f.rounds(1)))
     f.busy(4)
-    for _ in f.rounds(6):
+    for _ in f.rounds(5):
         victim = f.rng.choice(f.workers())
         victim.kill()
         f.pause(0.0, 0.3)
@@ -125,7 +125,7 @@ def bare_term(f: Fleet) -> None:
     f.start(workers=0)
     for name in ("w1", "w2"):
         f.registered(f.spawn("worker", name, CHAOS_WATCH=str(f.directory / f"{name}.refused")))
-    for _ in f.rounds(6):
+    for _ in f.rounds(4):
         f.run("wide", 2, seconds=[0.02, 0.2])
         f.busy()
         f.pause(0.0, 0.3)
