@@ -8,7 +8,10 @@ import dataclasses
 import datetime as dt
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from runner.storage import Storage
 
 _TIMES = ("logical_date", "interval_start", "interval_end")
 
@@ -48,6 +51,26 @@ class Context:
                 object.__setattr__(self, name, self.logical_date)
             elif value.tzinfo is None:
                 raise ValueError(f"{name} must have a time zone, not {value.isoformat()}")
+
+    @property
+    def storage(self) -> Storage:
+        """The files of all pipelines, under `files/` of the environment's storage. Raises RuntimeError without one."""
+        from runner.storage import Storage
+
+        if not self.storage_url:
+            raise RuntimeError("this task has no storage: give DAG.test() or the Context a storage_url")
+        return Storage.open(f"{self.storage_url.rstrip('/')}/files")
+
+    def environment(self) -> dict[str, str]:
+        """What is not Python gets this much of it, as environment variables. Times as ISO 8601."""
+        return {
+            "SLUICE_DAG_ID": self.dag_id,
+            "SLUICE_RUN_ID": self.run_id,
+            "SLUICE_TASK_ID": self.task_id,
+            "SLUICE_TRY_NUMBER": str(self.try_number),
+            "SLUICE_ATTEMPT": str(self.attempt),
+            **{f"SLUICE_{name.upper()}": getattr(self, name).isoformat() for name in _TIMES},
+        }
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; times as ISO 8601."""

@@ -11,13 +11,14 @@ import inspect
 import itertools
 import traceback
 import zoneinfo
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, overload
 
 from runner.authoring.context import Context, running
 from runner.authoring.errors import AuthoringError, Fail, Place, Skip, caller
 from runner.authoring.graph import find_cycle, reachable, topological_order
 from runner.authoring.group import current_group, note
+from runner.authoring.lookup import Connection, given, providing
 from runner.authoring.rules import decide
 from runner.authoring.spec import PRESETS, DagSpec, TaskSpec
 from runner.authoring.task import Node, Options, Output, TaskFunction, check_id, outputs_in
@@ -293,11 +294,14 @@ class DAG:
         *,
         params: dict[str, Any] | None = None,
         storage_url: str = "",
+        connections: Mapping[str, Connection | str] | None = None,
+        variables: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
         """Run the whole DAG in this process, in dependency order; returns task id → value.
 
         A skipped task is not in the result. The first exception of a task ends the test and names the task.
-        Retries, queues and timeouts play no part.
+        Retries, queues and timeouts play no part. `connections` (URLs or Connections) and `variables` are what
+        `connection(name)` and `variable(name)` find, before what the environment says.
         """
         self.check_acyclic()
         when = logical_date or dt.datetime.now(dt.UTC)
@@ -319,7 +323,8 @@ class DAG:
                 storage_url=storage_url,
             )
             try:
-                results[task_id] = self._test_task(node, context, results)
+                with providing(given(connections or {}, variables or {})):
+                    results[task_id] = self._test_task(node, context, results)
             except Skip:
                 ends[task_id] = "skipped"
                 continue
