@@ -61,7 +61,7 @@ class Scheduler:
         self.settings = settings
         self.url = settings.database()
         self.boot_id = uuid.uuid4().hex
-        self.engine: Engine = connect(self.url, application_name=f"scheduler {settings.node_id}")
+        self.engine: Engine = connect(self.url, application_name=f"scheduler {settings.node_id}", hot=True)
         self.doorbell = Doorbell(celery_app(settings.broker()))
         self.resender = Resender(self.engine, self.doorbell)
         self.reaper = Reaper(settings.lease_seconds)

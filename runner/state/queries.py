@@ -300,7 +300,8 @@ WITH waiting AS (
            sum(interruptions) AS interruptions
     FROM (SELECT queue, state, ready_at, interruptions FROM task_instance
           WHERE state IN ('ready', 'queued') AND admitted
-          UNION ALL SELECT queue, state, ready_at, interruptions FROM task_instance WHERE state = 'ready' AND NOT admitted
+          UNION ALL SELECT queue, state, ready_at, interruptions FROM task_instance
+          WHERE state = 'ready' AND NOT admitted
           UNION ALL SELECT queue, state, ready_at, interruptions FROM task_instance WHERE state = 'up_for_retry') due
     WHERE state <> 'queued' GROUP BY queue
 ), inflight AS (

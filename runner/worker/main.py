@@ -40,7 +40,7 @@ class Worker:
         self.settings = settings
         self.boot_id = uuid.uuid4().hex
         self.engine: Engine = connect(
-            settings.database(), pool_size=settings.slots + 3, application_name=f"worker {settings.node_id}"
+            settings.database(), pool_size=settings.slots + 3, application_name=f"worker {settings.node_id}", hot=True
         )
         settings.home.mkdir(parents=True, exist_ok=True)
         self.celery = celery_app(settings.broker())

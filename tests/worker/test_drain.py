@@ -11,7 +11,7 @@ from runner.worker.drain import Drain, IdleWatch
 
 
 def orders(state: str) -> Orders:
-    return Orders(state, None, None, frozenset())
+    return Orders(state, None, None, frozenset(), frozenset(), frozenset())
 
 
 class Worker:

@@ -26,7 +26,16 @@ class Finished:
     more: bool = False
 
 
-_GATE = text("SELECT 1 FROM node WHERE node_id = :node_id AND state = 'ready' FOR SHARE")
+# The node's row first: everybody locks in that order. A node that is not ready ends its tasks and takes no more.
+_LOCK = text("""
+WITH gate AS MATERIALIZED (
+    SELECT count(*) AS n FROM (SELECT 1 FROM node WHERE node_id = :node_id AND state = 'ready' FOR SHARE) ready
+)
+SELECT (SELECT n FROM gate) AS ready FROM dag_run r
+WHERE (SELECT n FROM gate) >= 0
+  AND r.id = ANY (ARRAY(SELECT t.run_id FROM task_instance t WHERE t.id = ANY (:ids)))
+ORDER BY r.id FOR NO KEY UPDATE
+""")
 _RUNS = text("SELECT DISTINCT run_id FROM task_instance WHERE id = ANY (:ids)")
 
 # An order of a person or of a deadline outweighs how the process ended. A lease that was renewed since it was seen
@@ -119,9 +128,8 @@ def finish(
     result = Finished()
     if not outcomes:
         return result
-    gate = node_id is not None and connection.execute(_GATE, {"node_id": node_id}).scalar() is not None
     ids = [o.task_instance for o in outcomes]
-    lock_runs(connection, connection.execute(_RUNS, {"ids": ids}).scalars())
+    gates = connection.execute(_LOCK, {"node_id": node_id, "ids": ids}).scalars().all()
     payload = [
         {
             "id": o.task_instance,
@@ -141,7 +149,7 @@ def finish(
     effect = _follow(connection, rows, accepted)
     if effect.limited or any(row.limited for row in rows):
         effect.ready += admit(connection)
-    if gate and slots:
+    if slots and any(gates):
         result.claims = take(connection, node_id=str(node_id), queues=queues, n=slots, lease_seconds=lease_seconds)
     result.more = effect.ready > len(result.claims)
     return result

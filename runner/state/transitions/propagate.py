@@ -57,8 +57,9 @@ WITH finished AS (
            t.upstream_failed + m.failed AS f, t.upstream_skipped + m.skipped AS s, t.setups_ok + m.setups AS setups,
            t.upstream_total - (t.waiting_on - m.n) - (t.upstream_failed + m.failed)
                - (t.upstream_skipped + m.skipped) AS ok
-    FROM moved m JOIN task_instance t ON t.run_id = m.run_id AND t.task_id = m.task_id AND t.map_index = -1
-    WHERE t.state = m.while
+    -- OFFSET keeps the planner from turning this inside out: a look-up for each of the few, by the unique key
+    FROM moved m, LATERAL (SELECT * FROM task_instance t WHERE t.run_id = m.run_id AND t.task_id = m.task_id
+                           AND t.map_index = -1 AND t.state = m.while OFFSET 0) t
 ), decided AS (
     SELECT *, CASE WHEN state = 'expanded' THEN {DECIDE_MAPPED} ELSE {DECIDE} END AS decision FROM counted
 ), entered AS (
