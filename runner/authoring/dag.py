@@ -9,13 +9,14 @@ import datetime as dt
 import functools
 import inspect
 import itertools
+import time
 import traceback
 import zoneinfo
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, overload
 
 from runner.authoring.context import Context, running
-from runner.authoring.errors import AuthoringError, Fail, Place, Skip, caller
+from runner.authoring.errors import AuthoringError, Defer, Fail, Place, Skip, caller
 from runner.authoring.graph import find_cycle, reachable, topological_order
 from runner.authoring.group import current_group, note
 from runner.authoring.lookup import Connection, given, providing
@@ -321,6 +322,7 @@ class DAG:
                 params=params or {},
                 node="local",
                 storage_url=storage_url,
+                waiting_since=dt.datetime.now(dt.UTC),
             )
             try:
                 with providing(given(connections or {}, variables or {})):
@@ -346,7 +348,11 @@ class DAG:
 
     def _test_task(self, node: Node, context: Context, results: dict[str, Any]) -> Any:
         if not node.mapped:
-            return self.run_task(context.task_id, context, results)
+            while True:
+                try:
+                    return self.run_task(context.task_id, context, results)
+                except Defer as e:
+                    time.sleep(e.delay.total_seconds())
         lists = [results.get(x.task_id) or [] if isinstance(x, Output) else x for x in node.mapped.values()]
         values = []
         for index, combination in enumerate(itertools.product(*lists)):
@@ -362,7 +368,8 @@ def _task_spec(task_id: str, node: Node, upstream: Sequence[str], trigger_rule: 
     o = node.options
     return TaskSpec(
         task_id=task_id,
-        kind="mapped" if node.mapped else "task",
+        kind="mapped" if node.mapped else "sensor" if node.sensor else "task",
+        sensor=node.sensor,
         queue=o.queue,
         priority=o.priority,
         retries=o.retries,
