@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from runner.storage import Storage
 
 _TIMES = ("logical_date", "interval_start", "interval_end")
+_ALL_TIMES = (*_TIMES, "waiting_since")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +25,8 @@ class Context:
     the task was handed to a worker, interruptions included. Times are aware. `logical_date` is the scheduled
     instant; the data interval is [interval_start, interval_end). `map_index` is the number of an item of a mapped
     task, -1 elsewhere. `run_type` says what made the run: scheduled, manual, backfill, asset or heartbeat.
+    `waiting_since`: of a task that has deferred itself, when it first ran.
+    `triggers`: of a run made by assets, the events that made it.
     """
 
     dag_id: str
@@ -43,6 +46,8 @@ class Context:
     log_url: str = ""
     storage_url: str = ""
     artifacts_url: str = ""
+    waiting_since: dt.datetime | None = None
+    triggers: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         for name in _TIMES:
@@ -75,8 +80,8 @@ class Context:
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; times as ISO 8601."""
         out = dict(vars(self))  # not asdict: it copies every value, for every task
-        for name in _TIMES:
-            out[name] = out[name].isoformat()
+        for name in _ALL_TIMES:
+            out[name] = out[name] and out[name].isoformat()
         return out
 
     @classmethod
@@ -84,7 +89,7 @@ class Context:
         """The inverse of `to_json`. Keys this release does not know are left out."""
         known = {f.name for f in dataclasses.fields(cls)}
         values = {k: v for k, v in data.items() if k in known}
-        for name in _TIMES:
+        for name in _ALL_TIMES:
             if isinstance(values.get(name), str):
                 values[name] = dt.datetime.fromisoformat(values[name])
         return cls(**values)

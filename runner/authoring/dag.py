@@ -9,12 +9,13 @@ import datetime as dt
 import functools
 import inspect
 import itertools
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, overload
 
 from runner.authoring.context import Context, running
-from runner.authoring.errors import AuthoringError, Fail, Place, Skip, caller
+from runner.authoring.errors import AuthoringError, Defer, Fail, Place, Skip, caller
 from runner.authoring.graph import find_cycle, reachable, topological_order
 from runner.authoring.group import current_group, note
 from runner.authoring.lookup import Connection, given, providing
@@ -325,6 +326,7 @@ class DAG:
                 params=params or {},
                 node="local",
                 storage_url=storage_url,
+                waiting_since=dt.datetime.now(dt.UTC),
             )
             try:
                 with providing(given(connections or {}, variables or {})):
@@ -353,7 +355,11 @@ class DAG:
 
     def _test_task(self, node: Node, context: Context, results: dict[str, Any]) -> Any:
         if not node.mapped:
-            return self.run_task(context.task_id, context, results)
+            while True:
+                try:
+                    return self.run_task(context.task_id, context, results)
+                except Defer as e:
+                    time.sleep(e.delay.total_seconds())
         lists = []
         for over in node.mapped.values():
             lists.append(results.get(over.task_id) if isinstance(over, Output) else over)
@@ -378,7 +384,8 @@ def _task_spec(task_id: str, node: Node, upstream: Sequence[str], trigger_rule: 
     o = node.options
     return TaskSpec(
         task_id=task_id,
-        kind="mapped" if node.mapped else "task",
+        kind="mapped" if node.mapped else "sensor" if node.sensor else "task",
+        sensor=node.sensor,
         queue=o.queue,
         priority=o.priority,
         retries=o.retries,

@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NoReturn, overload
 
-from runner.authoring.context import Context
+from runner.authoring.context import Context, get_current_context
 from runner.authoring.errors import AuthoringError, Place, caller
+from runner.authoring.patience import Patience
 from runner.authoring.rules import MAPPED_RULES, TRIGGER_RULES
 
 if TYPE_CHECKING:
@@ -212,6 +213,7 @@ class Node:
     mapped: dict[str, Any] = field(default_factory=dict)  # argument → the list or the output it is mapped over
     branch: str = ""  # branch, short_circuit: what its return value decides
     group: str | None = None
+    sensor: dict[str, Any] | None = None  # what a scheduler waits for, as authoring.spec.TaskSpec has it
 
     def map_over(self) -> tuple[dict[str, Any], ...]:
         """What it is mapped over, as authoring.spec.TaskSpec has it."""
@@ -364,7 +366,8 @@ def unknown_options(options: Iterable[str]) -> str:
 
 
 class _Task:
-    """`@task`, and its relatives `@task.branch`, `@task.short_circuit`, `@task.setup`, `@task.teardown`."""
+    """`@task`, and its relatives `@task.branch`, `@task.short_circuit`, `@task.setup`, `@task.teardown`,
+    `@task.sensor`."""
 
     @overload
     def __call__(self, function: Callable[..., Any], /) -> TaskFunction: ...
@@ -400,6 +403,22 @@ class _Task:
         """
         return self._made("", function, {**options, "teardown": True})
 
+    def sensor(self, function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
+        """A task that waits: the function is called again and again until it returns something true.
+
+        It runs in a worker, and between the calls no slot is held. Anything true but True itself is the task's value.
+        Options: those of authoring.patience.Patience, and of `@task`; `poke_timeout` bounds one call.
+        """
+        patience = {k: options.pop(k) for k in list(options) if k in Patience.__dataclass_fields__}
+        if "poke_timeout" in options:
+            options["timeout"] = options.pop("poke_timeout")
+
+        def decorate(f: Callable[..., Any]) -> TaskFunction:
+            made: TaskFunction = self._made("", _poked(f, Patience(**patience)), options)
+            return made
+
+        return decorate if function is None else decorate(function)
+
     def _made(self, branch: str, function: Callable[..., Any] | None, options: dict[str, Any]) -> Any:
         def decorate(f: Callable[..., Any]) -> TaskFunction:
             values = {k: v for k, v in options.items() if not (k == "task_id" and v is None)}
@@ -410,6 +429,17 @@ class _Task:
             return TaskFunction(f, made, branch=branch)
 
         return decorate if function is None else decorate(function)
+
+
+def _poked(function: Callable[..., Any], patience: Patience) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def poke(*args: Any, **kwargs: Any) -> Any:
+        found = function(*args, **kwargs)
+        if not found:
+            patience.defer(get_current_context())
+        return None if found is True else found
+
+    return poke
 
 
 task = _Task()

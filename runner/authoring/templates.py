@@ -14,6 +14,7 @@ from runner.authoring.lookup import connection, variable
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+    from jinja2 import Template as JinjaTemplate
 
 NAMES = tuple(f.name for f in dataclasses.fields(Context))
 
@@ -49,20 +50,21 @@ class Template:
 
         try:
             # Values of the run are never templates themselves: what a param or an upstream says stays text.
-            return _environment().from_string(self.text).render({name: getattr(context, name) for name in NAMES})
+            return _compiled(self.text).render({name: getattr(context, name) for name in NAMES})
         except JinjaError as e:
             raise TemplateError(f"{self.where}: {e.message} in {_short(self.text)}") from None
 
 
-def mark(value: Any, where: str) -> Any:
-    """The value with each text that has expressions as a checked Template, inside lists, tuples and dicts too."""
+def mark(value: Any, where: str, *, check: bool = True) -> Any:
+    """The value with each text that has expressions as a Template, checked, inside lists, tuples and dicts too."""
     if isinstance(value, str):
         if "{{" not in value and "{%" not in value:
             return value
         template = Template(value, where)
-        template.check()
+        if check:
+            template.check()
         return template
-    return _inside(value, lambda item: mark(item, where))
+    return _inside(value, lambda item: mark(item, where, check=check))
 
 
 def render(value: Any, context: Context) -> Any:
@@ -80,6 +82,11 @@ def _inside(value: Any, change: Any) -> Any:
     if isinstance(value, dict):
         return {key: change(item) for key, item in value.items()}
     return value
+
+
+@functools.lru_cache(maxsize=1024)
+def _compiled(text: str) -> JinjaTemplate:
+    return _environment().from_string(text)
 
 
 @functools.cache

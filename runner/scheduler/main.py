@@ -28,6 +28,7 @@ from runner.scheduler.agenda import agenda
 from runner.scheduler.create_runs import create_runs
 from runner.scheduler.dispatch import Resender, dispatch
 from runner.scheduler.reap import Reaper
+from runner.scheduler.sense import Sensing
 from runner.settings import Settings, SluiceError
 from runner.state import backfills, bundles, nodes, transitions
 from runner.state.db import connect, listen
@@ -37,6 +38,7 @@ from runner.telemetry import systemd
 log = structlog.get_logger(__name__)
 
 TICK_SECONDS = 1.0
+SENSING_SECONDS = 60.0  # sensors that were not looked after for longer are a hang
 
 
 class Every:
@@ -65,6 +67,7 @@ class Scheduler:
         self.doorbell = Doorbell(celery_app(settings.broker()))
         self.resender = Resender(self.engine, self.doorbell)
         self.reaper = Reaper(settings.lease_seconds)
+        self.sensing = Sensing(self.engine, settings.node_id)
         self.stopping = threading.Event()
         self._periodic = [
             Every(settings.heartbeat_seconds, self._heartbeat),
@@ -83,6 +86,7 @@ class Scheduler:
                 if not registered:
                     self._register()
                     registered = True
+                    self.sensing.start()
                     systemd.notify("READY=1")
                 if listener is None:
                     listener = listen(self.url)
@@ -93,7 +97,8 @@ class Scheduler:
                 self.reaper.forget()
                 listener = None
                 self.stopping.wait(1.0)
-            systemd.notify("WATCHDOG=1")
+            if time.monotonic() - self.sensing.beat < SENSING_SECONDS:
+                systemd.notify("WATCHDOG=1")
         self._leave()
         return 0
 
@@ -194,6 +199,8 @@ class Scheduler:
             log.warning("rollout", action="drive", error=e.message)
 
     def _leave(self) -> None:
+        if self.sensing.is_alive():
+            self.sensing.stop()
         self.doorbell.close()
         self.engine.dispose()
 

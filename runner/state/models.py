@@ -171,6 +171,7 @@ class DagRun(Base):
     params: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
     state: Mapped[str] = mapped_column(server_default="running")
     priority: Mapped[int] = mapped_column(server_default=text("0"))  # added to that of its tasks
+    triggers: Mapped[list[dict[str, Any]] | None] = mapped_column(JSONB)  # of an asset's run: the events behind it
     queue: Mapped[str | None]  # all its tasks go here, whatever the DAG says
     task_filter: Mapped[list[str] | None]  # only these tasks; NULL: all
     unfinished: Mapped[int]
@@ -232,6 +233,7 @@ class TaskInstance(Base):
     available_at: Mapped[dt.datetime | None]  # of a retry that waits for its delay
     ready_at: Mapped[dt.datetime | None]
     queued_at: Mapped[dt.datetime | None]
+    waiting_since: Mapped[dt.datetime | None]  # of one that has deferred itself: when it first ran
     lease_token: Mapped[uuid.UUID | None]
     lease_expires_at: Mapped[dt.datetime | None]
     node_id: Mapped[str | None]

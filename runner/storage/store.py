@@ -98,6 +98,11 @@ class Storage:
             raise UsageError(f"{url!r} is neither file:///dir/name nor s3://bucket/key")
         return cls.open(store, region=region), key if store.startswith("s3://") else unquote(key)
 
+    @property
+    def raw(self) -> LocalStore | S3Store:
+        """The store of obstore, for who asks it without waiting."""
+        return self._store
+
     def __repr__(self) -> str:
         return f"Storage({self.url!r})"
 

@@ -72,6 +72,8 @@ WITH outcome AS (
                         ELSE t.interruptions + (e.result = 'interrupted')::int END,
         available_at = CASE WHEN e.as = 'deferred' OR (e.as = 'retry' AND e.wait > 0)
                        THEN now() + make_interval(secs => e.wait) END,
+        waiting_since = CASE e.as WHEN 'deferred' THEN coalesce(t.waiting_since, t.started_at)
+                        WHEN 'interrupted' THEN t.waiting_since END,
         admitted = NOT t.limited, ready_at = now(), ordered = NULL,
         lease_token = NULL, lease_expires_at = NULL, ended_at = now(),
         error = CASE WHEN e.as = 'ordered' THEN t.error ELSE e.error END
@@ -204,6 +206,19 @@ WITH outcome AS (
 )
 SELECT * FROM finished
 """)
+
+
+_SAYS = text("""
+UPDATE task_instance t SET error = s.says
+FROM jsonb_to_recordset(CAST(:said AS jsonb)) AS s(id bigint, says text)
+WHERE t.id = s.id AND t.state = 'deferred' AND t.error IS DISTINCT FROM s.says
+""")
+
+
+def sensor_says(connection: Connection, said: Sequence[tuple[int, str | None]]) -> None:
+    """Show with sensors that wait what hinders looking, None for nothing."""
+    if said:
+        connection.execute(_SAYS, {"said": json.dumps([{"id": i, "says": says} for i, says in said])})
 
 
 def sensed(connection: Connection, ended: Sequence[tuple[int, str, str | None, str | None]]) -> int:

@@ -48,6 +48,8 @@ class Claim:
     inputs: upstream task → what it returned; a value that is kept in storage is {REFERENCE: its URL}. items: of an
     item of a mapped task, argument → {"index": n} of a list of the pipeline's text, or {"value": the element}.
     execution: see authoring.spec.TaskSpec.
+    waiting_since: of one that has deferred itself, when it first ran. triggers: asset events that made
+    its run.
     """
 
     task_instance: int
@@ -69,6 +71,8 @@ class Claim:
     execution: dict[str, Any] = field(default_factory=dict)
     inputs: dict[str, Any] = field(default_factory=dict)
     items: dict[str, Any] = field(default_factory=dict)
+    waiting_since: dt.datetime | None = None
+    triggers: list[dict[str, Any]] = field(default_factory=list)
 
 
 REFERENCE = "sluice:reference"
