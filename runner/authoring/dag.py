@@ -360,11 +360,12 @@ class DAG:
                     return self.run_task(context.task_id, context, results)
                 except Defer as e:
                     time.sleep(e.delay.total_seconds())
-        lists = []
+        lists: list[Sequence[Any]] = []
         for over in node.mapped.values():
-            lists.append(results.get(over.task_id) if isinstance(over, Output) else over)
-            if not isinstance(lists[-1], list | tuple):
+            found = results.get(over.task_id) if isinstance(over, Output) else over
+            if not isinstance(found, list | tuple):
                 raise TypeError(f"cannot map over what task {over.task_id!r} returned: it is no list")
+            lists.append(found)
         values: list[Any] = []
         skipped = 0
         for index, combination in enumerate(itertools.product(*lists)):

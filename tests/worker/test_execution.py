@@ -1,4 +1,4 @@
-"""What a worker's processes do for a task: limits, isolation, recycling, orders, values, callbacks. One worker for all."""
+"""What a worker's processes do for a task: limits, isolation, recycling, orders, values, callbacks; one worker."""
 
 from __future__ import annotations
 
@@ -100,7 +100,10 @@ PIPELINE = """
         too_large.override(retries=3)()
 
     def called(name):
-        return lambda context, error: write("called", name=name, task=context.task_id, attempt=context.attempt, error=error)
+        def call(context, error):
+            write("called", name=name, task=context.task_id, attempt=context.attempt, error=error)
+
+        return call
 
     options = {f"on_{name}": called(name) for name in ("success", "failure", "retry")}
 

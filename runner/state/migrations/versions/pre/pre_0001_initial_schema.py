@@ -42,6 +42,15 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("version", name=op.f("pk_bundle")),
     )
     op.create_table(
+        "connection",
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("value", postgresql.JSONB(), nullable=False),
+        sa.Column("source", sa.Text(), nullable=True),
+        sa.Column("updated_at", postgresql.TIMESTAMP(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.Column("updated_by", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("name", name=op.f("pk_connection")),
+    )
+    op.create_table(
         "deploy",
         sa.Column("id", sa.BigInteger(), sa.Identity(always=True), nullable=False),
         sa.Column("at", postgresql.TIMESTAMP(timezone=True), server_default=sa.text("now()"), nullable=False),
@@ -104,24 +113,6 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("name", name=op.f("pk_pool")),
     )
     op.create_table(
-        "connection",
-        sa.Column("name", sa.Text(), nullable=False),
-        sa.Column("value", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
-        sa.Column("source", sa.Text(), nullable=True),
-        sa.Column("updated_at", postgresql.TIMESTAMP(timezone=True), server_default=sa.text("now()"), nullable=False),
-        sa.Column("updated_by", sa.Text(), nullable=False),
-        sa.PrimaryKeyConstraint("name", name=op.f("pk_connection")),
-    )
-    op.create_table(
-        "variable",
-        sa.Column("name", sa.Text(), nullable=False),
-        sa.Column("value", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
-        sa.Column("source", sa.Text(), nullable=True),
-        sa.Column("updated_at", postgresql.TIMESTAMP(timezone=True), server_default=sa.text("now()"), nullable=False),
-        sa.Column("updated_by", sa.Text(), nullable=False),
-        sa.PrimaryKeyConstraint("name", name=op.f("pk_variable")),
-    )
-    op.create_table(
         "release",
         sa.Column("id", sa.Text(), nullable=False),
         sa.Column("label", sa.Text(), nullable=False),
@@ -156,6 +147,15 @@ def upgrade() -> None:
         ["role", "pool"],
         unique=True,
         postgresql_where=sa.text("state = 'running'"),
+    )
+    op.create_table(
+        "variable",
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("value", postgresql.JSONB(), nullable=False),
+        sa.Column("source", sa.Text(), nullable=True),
+        sa.Column("updated_at", postgresql.TIMESTAMP(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.Column("updated_by", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("name", name=op.f("pk_variable")),
     )
     op.create_table(
         "backfill_run",
@@ -210,9 +210,9 @@ def upgrade() -> None:
         sa.Column("interval_end", postgresql.TIMESTAMP(timezone=True), nullable=False),
         sa.Column("run_type", sa.Text(), nullable=False),
         sa.Column("params", postgresql.JSONB(), server_default=sa.text("'{}'"), nullable=False),
-        sa.Column("triggers", postgresql.JSONB(), nullable=True),
         sa.Column("state", sa.Text(), server_default="running", nullable=False),
         sa.Column("priority", sa.Integer(), server_default=sa.text("0"), nullable=False),
+        sa.Column("triggers", postgresql.JSONB(), nullable=True),
         sa.Column("queue", sa.Text(), nullable=True),
         sa.Column("task_filter", sa.ARRAY(sa.Text()), nullable=True),
         sa.Column("unfinished", sa.Integer(), nullable=False),
