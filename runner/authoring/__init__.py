@@ -1,10 +1,14 @@
-"""What a pipeline author imports: DAGs, tasks, the running task's context. Imports nothing else of ours."""
+"""What a pipeline author imports: DAGs, tasks, the running task's context.
+
+Imports nothing else of ours, except storage once a task uses it.
+"""
 
 from runner.authoring.context import Context, get_current_context
 from runner.authoring.dag import DAG, dag
 from runner.authoring.errors import AuthoringError, Defer, Fail, ReturnValueError, Skip
 from runner.authoring.group import TaskGroup
 from runner.authoring.latest_only import latest_only
+from runner.authoring.lookup import Connection, NotFoundError, connection, variable
 from runner.authoring.spec import DagSpec, TaskSpec
 from runner.authoring.task import Output, task
 from runner.authoring.timetables import (
@@ -23,6 +27,7 @@ from runner.authoring.timetables import (
 __all__ = [
     "DAG",
     "AuthoringError",
+    "Connection",
     "Context",
     "Cron",
     "DagSpec",
@@ -34,6 +39,7 @@ __all__ = [
     "Intersection",
     "Manual",
     "Market",
+    "NotFoundError",
     "Once",
     "Output",
     "ReturnValueError",
@@ -42,8 +48,10 @@ __all__ = [
     "TaskGroup",
     "TaskSpec",
     "Union",
+    "connection",
     "dag",
     "get_current_context",
     "latest_only",
     "task",
+    "variable",
 ]

@@ -9,14 +9,16 @@ import datetime as dt
 import functools
 import inspect
 import itertools
+import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, overload
 
 from runner.authoring.context import Context, running
-from runner.authoring.errors import AuthoringError, Fail, Place, Skip, caller
+from runner.authoring.errors import AuthoringError, Defer, Fail, Place, Skip, caller
 from runner.authoring.graph import find_cycle, reachable, topological_order
 from runner.authoring.group import current_group, note
+from runner.authoring.lookup import Connection, given, providing
 from runner.authoring.rules import decide
 from runner.authoring.spec import DagSpec, TaskSpec
 from runner.authoring.task import Node, Options, Output, TaskFunction, check_id, outputs_in
@@ -265,7 +267,7 @@ class DAG:
             )
         kept = {names[c] for c in chosen}
         kept |= set(reachable(downstream, kept))
-        return [t for t in downstream[task_id] if t not in kept]
+        return [t for t in downstream[task_id] if t not in kept and not self.nodes[t].options.teardown]
 
     def may_retry(self, task_id: str, error: BaseException) -> bool:
         """Whether trying this task again after this exception may help."""
@@ -294,11 +296,16 @@ class DAG:
         *,
         params: dict[str, Any] | None = None,
         storage_url: str = "",
+        connections: Mapping[str, Connection | str] | None = None,
+        variables: Mapping[str, Any] | None = None,
+        on_end: Callable[[str, str, Any], None] = lambda *_: None,
     ) -> dict[str, Any]:
         """Run the whole DAG in this process, in dependency order; returns task id → value.
 
         A skipped task is not in the result. The first exception of a task ends the test and names the task.
-        Retries, queues and timeouts play no part.
+        `on_end` is told of every task: its id, its state, and its value or its exception. Retries, queues and
+        timeouts play no part. `connections` (URLs or Connections) and `variables` are what `connection(name)` and
+        `variable(name)` find, before what the environment says.
         """
         self.check_acyclic()
         when = logical_date or dt.datetime.now(dt.UTC)
@@ -309,6 +316,7 @@ class DAG:
             node = self.nodes[task_id]
             if ends.get(task_id) or not self._due(node, upstream[task_id], ends):
                 ends.setdefault(task_id, "skipped")
+                on_end(task_id, "skipped", None)
                 continue
             context = Context(
                 dag_id=self.dag_id,
@@ -318,16 +326,21 @@ class DAG:
                 params=params or {},
                 node="local",
                 storage_url=storage_url,
+                waiting_since=dt.datetime.now(dt.UTC),
             )
             try:
-                results[task_id] = self._test_task(node, context, results)
+                with providing(given(connections or {}, variables or {})):
+                    results[task_id] = self._test_task(node, context, results)
             except Skip:
                 ends[task_id] = "skipped"
+                on_end(task_id, "skipped", None)
                 continue
             except Exception as e:
                 e.add_note(f"in task {task_id!r} of DAG {self.dag_id!r}")
+                on_end(task_id, "failed", e)
                 raise
             ends[task_id] = "success"
+            on_end(task_id, "success", results[task_id])
             ends.update(dict.fromkeys(self.left_out(task_id, results[task_id]), "skipped"))
         return results
 
@@ -342,14 +355,28 @@ class DAG:
 
     def _test_task(self, node: Node, context: Context, results: dict[str, Any]) -> Any:
         if not node.mapped:
-            return self.run_task(context.task_id, context, results)
-        lists = [results.get(x.task_id) or [] if isinstance(x, Output) else x for x in node.mapped.values()]
-        values = []
+            while True:
+                try:
+                    return self.run_task(context.task_id, context, results)
+                except Defer as e:
+                    time.sleep(e.delay.total_seconds())
+        lists: list[Sequence[Any]] = []
+        for over in node.mapped.values():
+            found = results.get(over.task_id) if isinstance(over, Output) else over
+            if not isinstance(found, list | tuple):
+                raise TypeError(f"cannot map over what task {over.task_id!r} returned: it is no list")
+            lists.append(found)
+        values: list[Any] = []
+        skipped = 0
         for index, combination in enumerate(itertools.product(*lists)):
             items = {name: {"value": value} for name, value in zip(node.mapped, combination, strict=True)}
             one = dataclasses.replace(context, map_index=index)
-            values.append(self.run_task(context.task_id, one, results, items))
-        if not values:
+            try:
+                values.append(self.run_task(context.task_id, one, results, items))
+            except Skip:
+                values.append(None)
+                skipped += 1
+        if len(values) == skipped:
             raise Skip("nothing to map over")
         return values
 
@@ -358,7 +385,8 @@ def _task_spec(task_id: str, node: Node, upstream: Sequence[str], trigger_rule: 
     o = node.options
     return TaskSpec(
         task_id=task_id,
-        kind="mapped" if node.mapped else "task",
+        kind="mapped" if node.mapped else "sensor" if node.sensor else "task",
+        sensor=node.sensor,
         queue=o.queue,
         priority=o.priority,
         retries=o.retries,

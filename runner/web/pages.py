@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 from starlette.concurrency import run_in_threadpool
 
 from runner.settings import UsageError
-from runner.state import queries, rollouts
+from runner.state import backfills, queries, rollouts
 from runner.state.models import TASK_STATES
 from runner.web import api, graph, present
 from runner.web.context import Context, context_of
@@ -84,6 +84,7 @@ def dag(request: Request, context: Ctx, dag_id: str, before: int | None = None) 
             "runs": runs,
             "next_before": runs[-1].id if len(runs) == 25 else None,
             "slowest": max((r.seconds for r in runs), default=1.0) or 1.0,
+            "backfills": backfills.recent(connection, dag_id, limit=5),
             "drawing": graph.draw(_upstream(context, connection, dag_id, found.bundle_version)),
         }
 

@@ -9,7 +9,6 @@ import select
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -19,6 +18,7 @@ from typing import Any
 
 import structlog
 
+from runner.bundle import interpreter
 from runner.worker.mask import Mask
 
 log = structlog.get_logger(__name__)
@@ -68,7 +68,7 @@ class WarmParent:
         with theirs, log_path.open("ab") as output:
             # Popen from a thread that lives as long as the worker: the kernel ties the process to that thread.
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "runner.worker.child", str(bundle), str(theirs.fileno()), str(os.getpid())],
+                [interpreter(bundle), "-m", "runner.worker.child", str(bundle), str(theirs.fileno()), str(os.getpid())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=output,

@@ -202,6 +202,8 @@ class Executor:
             log_url=f"{settings.storage_url.rstrip('/')}/{log_prefix}",
             storage_url=settings.storage_url,
             artifacts_url=settings.artifacts_url,
+            waiting_since=claim.waiting_since,
+            triggers=claim.triggers,
         )
 
 

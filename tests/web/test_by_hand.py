@@ -60,3 +60,29 @@ def test_what_is_not_there_is_said(client: Client, world: World) -> None:
     assert wrong.status_code == 400 and "no task 'nothing'" in wrong.json()["error"]
     other = client.post(f"/runs/{run}/explode", headers={"Origin": client.origin})
     assert other.status_code == 400
+
+
+def test_a_span_is_filled_from_the_page(client: Client, world: World) -> None:
+    # Given a DAG with a schedule, then its page has a form; two dates fill the days between
+    assert 'action="/dags/chain/backfill"' in client.get("/dags/chain").text
+    origin = {"Origin": client.origin}
+    form = {"from": "2026-03-02", "to": "2026-03-04", "which": "missing", "back": "/dags/chain"}
+    assert client.post("/dags/chain/backfill", data=form, headers=origin).status_code == 303
+    (found,) = client.get("/api/v1/backfills").json()
+    assert (found["dag_id"], found["state"], found["total"]) == ("chain", "running", 3)
+    assert "0 / 3" in client.get("/dags/chain").text
+    assert client.post("/backfills/1/pause", data={"back": "/dags/chain"}, headers=origin).status_code == 303
+    assert 'action="/backfills/1/resume"' in client.get("/dags/chain").text
+    # and what makes no sense is said
+    assert client.post("/dags/chain/backfill", data={**form, "from": ""}, headers=origin).status_code == 400
+
+
+def test_backfills_over_the_api(client: Client, world: World) -> None:
+    headers = {"X-Sluice-Client": "t"}
+    span = {"start": "2026-03-02T00:00:00Z", "end": "2026-03-04T00:00:00Z"}
+    dry = client.post("/api/v1/dags/chain/backfills", json={**span, "dry_run": True}, headers=headers)
+    assert dry.json() == {"backfill": None, "runs": 3, "left": 0}
+    filed = client.post("/api/v1/dags/chain/backfills", json=span, headers=headers)
+    assert filed.json() == {"backfill": 1, "runs": 3, "left": 0}
+    assert client.post("/api/v1/backfills/1/cancel", headers=headers).json()["state"] == "cancelled"
+    assert client.post("/api/v1/dags/nothing/backfills", json=span, headers=headers).status_code == 404

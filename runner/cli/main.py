@@ -8,7 +8,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -192,6 +192,38 @@ def dag_trigger(
         state = _wait(run_id)
         output.note(f"run {run_id}: {state}")
         raise typer.Exit(0 if state == "success" else 1)
+
+
+@dag.command("test")
+def dag_test(
+    dag_id: str,
+    directory: Annotated[Path, typer.Option("--dir", help="The directory of pipelines.")] = Path(),
+    date: Annotated[str | None, typer.Option("--date", help="ISO 8601 with a zone; now if it is left out.")] = None,
+    params: Annotated[str, typer.Option(help="JSON object for the run.")] = "{}",
+    storage_url: Annotated[str, typer.Option("--storage", help="Where its files go: file:///… or s3://…")] = "",
+    as_json: Json = False,
+) -> None:
+    """Run one DAG in this process, without any service: each task's state and value, exit 1 if one fails."""
+    from runner.bundle import dag_test as here
+
+    if not directory.is_dir():
+        raise UsageError(f"{directory} is not a directory", "--dir names the one that holds the pipeline files")
+    when, values = _parse_date(date, "--date"), _parse_params(params)
+    here.under_its_python(directory)
+    ended: dict[str, Any] = {}
+
+    def end(task_id: str, state: str, value: Any) -> None:
+        ended[task_id] = {"state": state, "value": str(value) if state == "failed" else value}
+        if not as_json:
+            shown = "" if value is None else repr(value) if state == "failed" else json.dumps(value)
+            output.results.print(f"{state:8} {task_id}  {output.escape(shown)}".rstrip())
+
+    try:
+        with redirect_stdout(sys.stderr) if as_json else nullcontext():  # what tasks print is no result
+            here.run_dag(directory, dag_id, when, values, storage_url, end)
+    finally:
+        if as_json and ended:
+            output.print_json(ended)
 
 
 @run.command("list")
@@ -461,17 +493,15 @@ def _wait(run_id: int) -> str:
         engine.dispose()
 
 
-def _parse_date(text: str | None) -> dt.datetime:
+def _parse_date(text: str | None, option: str = "--logical-date") -> dt.datetime:
     if text is None:
         return dt.datetime.now(dt.UTC)
     try:
         date = dt.datetime.fromisoformat(text)
     except ValueError:
-        raise UsageError(f"--logical-date {text!r} is no ISO 8601 time", "e.g. 2026-01-31T06:00+00:00") from None
+        raise UsageError(f"{option} {text!r} is no ISO 8601 time", "e.g. 2026-01-31T06:00+00:00") from None
     if date.tzinfo is None:
-        raise UsageError(
-            f"--logical-date {text!r} has no time zone", f"e.g. {date.isoformat(timespec='minutes')}+00:00"
-        )
+        raise UsageError(f"{option} {text!r} has no time zone", f"e.g. {date.isoformat(timespec='minutes')}+00:00")
     return date
 
 
@@ -495,7 +525,3 @@ def _seconds_since(value: dt.datetime | None) -> float:
 
 def _took(row: Any) -> str:
     return output.duration((row.ended_at - row.created_at).total_seconds()) if row.ended_at else "-"
-
-
-if __name__ == "__main__":
-    main()
