@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NoReturn, overload
 
-from runner.authoring.context import Context
+from runner.authoring.context import Context, get_current_context
 from runner.authoring.errors import AuthoringError, Place, caller
-from runner.authoring.rules import TRIGGER_RULES
+from runner.authoring.patience import Patience
+from runner.authoring.rules import MAPPED_RULES, TRIGGER_RULES
 
 if TYPE_CHECKING:
     from runner.authoring.dag import DAG
@@ -72,8 +73,8 @@ class Options:
             check_id("pool", self.pool)
         if isinstance(self.no_retry_on, type):
             object.__setattr__(self, "no_retry_on", (self.no_retry_on,))
-        if not isinstance(self.outlets, str):
-            object.__setattr__(self, "outlets", tuple(str(o) for o in self.outlets))
+        outlets = (self.outlets,) if isinstance(self.outlets, str) else self.outlets
+        object.__setattr__(self, "outlets", tuple(str(o) for o in outlets))
         if isinstance(self.connections, str):
             object.__setattr__(self, "connections", (self.connections,))
         for name, fits, wanted in self._checks():
@@ -212,6 +213,7 @@ class Node:
     mapped: dict[str, Any] = field(default_factory=dict)  # argument → the list or the output it is mapped over
     branch: str = ""  # branch, short_circuit: what its return value decides
     group: str | None = None
+    sensor: dict[str, Any] | None = None  # what a scheduler waits for, as authoring.spec.TaskSpec has it
 
     def map_over(self) -> tuple[dict[str, Any], ...]:
         """What it is mapped over, as authoring.spec.TaskSpec has it."""
@@ -333,6 +335,8 @@ class Partial:
         name = self.task.options.task_id
         if not over:
             raise AuthoringError(f"task {name!r}: map() needs a list by the name of an argument, e.g. map(file=files)")
+        if self.task.branch:
+            raise AuthoringError(f"task {name!r} decides what runs after it: it cannot be mapped")
         lists = {}
         for argument, value in over.items():
             if not isinstance(value, Output | list | tuple):
@@ -342,6 +346,12 @@ class Partial:
             if not isinstance(value, Output) and any(True for _ in outputs_in(value)):
                 raise AuthoringError(f"task {name!r}: map({argument}=…) over a list with outputs of tasks in it")
             lists[argument] = value
+        rule = self.task.options.trigger_rule
+        if rule not in MAPPED_RULES and any(isinstance(value, Output) for value in lists.values()):
+            raise AuthoringError(
+                f"task {name!r}: with trigger_rule {rule!r} it may start before the list it is mapped over is there; "
+                f"use one of {', '.join(MAPPED_RULES)}"
+            )
         twice = sorted(set(self.fixed) & set(lists))
         if twice:
             raise AuthoringError(f"task {name!r}: {twice[0]} is given both to partial() and to map()")
@@ -356,7 +366,8 @@ def unknown_options(options: Iterable[str]) -> str:
 
 
 class _Task:
-    """`@task`, and its relatives `@task.branch`, `@task.short_circuit`, `@task.setup`, `@task.teardown`."""
+    """`@task`, and its relatives `@task.branch`, `@task.short_circuit`, `@task.setup`, `@task.teardown`,
+    `@task.sensor`."""
 
     @overload
     def __call__(self, function: Callable[..., Any], /) -> TaskFunction: ...
@@ -392,6 +403,22 @@ class _Task:
         """
         return self._made("", function, {**options, "teardown": True})
 
+    def sensor(self, function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
+        """A task that waits: the function is called again and again until it returns something true.
+
+        It runs in a worker, and between the calls no slot is held. Anything true but True itself is the task's value.
+        Options: those of authoring.patience.Patience, and of `@task`; `poke_timeout` bounds one call.
+        """
+        patience = {k: options.pop(k) for k in list(options) if k in Patience.__dataclass_fields__}
+        if "poke_timeout" in options:
+            options["timeout"] = options.pop("poke_timeout")
+
+        def decorate(f: Callable[..., Any]) -> TaskFunction:
+            made: TaskFunction = self._made("", _poked(f, Patience(**patience)), options)
+            return made
+
+        return decorate if function is None else decorate(function)
+
     def _made(self, branch: str, function: Callable[..., Any] | None, options: dict[str, Any]) -> Any:
         def decorate(f: Callable[..., Any]) -> TaskFunction:
             values = {k: v for k, v in options.items() if not (k == "task_id" and v is None)}
@@ -402,6 +429,17 @@ class _Task:
             return TaskFunction(f, made, branch=branch)
 
         return decorate if function is None else decorate(function)
+
+
+def _poked(function: Callable[..., Any], patience: Patience) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def poke(*args: Any, **kwargs: Any) -> Any:
+        found = function(*args, **kwargs)
+        if not found:
+            patience.defer(get_current_context())
+        return None if found is True else found
+
+    return poke
 
 
 task = _Task()

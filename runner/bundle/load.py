@@ -8,16 +8,14 @@ import os
 import resource
 import sys
 import traceback
-import zoneinfo
 from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
 from types import ModuleType
 
-from cronsim import CronSim, CronSimError
-
 from runner.authoring import DAG, AuthoringError
 from runner.authoring.dag import collecting
+from runner.authoring.timetables import Manual, TimetableError
 from runner.authoring.values import not_json
 from runner.bundle import environment
 from runner.bundle.cache import hold
@@ -25,6 +23,7 @@ from runner.bundle.problem import BundleError, Problem
 
 IMPORT_ERROR = "import error"
 _loaded: list[str] = []  # directories put on sys.path by the last load
+_LONG_AGO = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 
 def load(directory: Path) -> dict[str, DAG]:
@@ -132,17 +131,15 @@ def _check(directory: Path, made: DAG, problems: list[Problem], connections: Col
 
 
 def _schedule_problems(directory: Path, made: DAG) -> list[Problem]:
-    cron = made.spec().cron()
-    if cron is None:
-        return []
+    timetable = made.timetable
     try:
-        next(CronSim(cron, dt.datetime.now(zoneinfo.ZoneInfo(made.timezone))))
-        return []
-    except CronSimError as e:
-        why = str(e)
-    except StopIteration:
+        # What is over is no mistake: a one-off stays in its file.
+        if isinstance(timetable, Manual) or timetable.after(dt.datetime.now(dt.UTC)) or timetable.after(_LONG_AGO):
+            return []
         why = "it never comes"
-    what = f"DAG {made.dag_id!r}: bad schedule {made.schedule!r}: {why}"
+    except TimetableError as e:
+        why = e.what
+    what = f"DAG {made.dag_id!r}: bad schedule '{made.schedule}': {why}"
     return [Problem(_relative(directory, made.place.file), made.place.line, what)]
 
 

@@ -28,8 +28,9 @@ from runner.scheduler.agenda import agenda
 from runner.scheduler.create_runs import create_runs
 from runner.scheduler.dispatch import Resender, dispatch
 from runner.scheduler.reap import Reaper
+from runner.scheduler.sense import Sensing
 from runner.settings import Settings, SluiceError
-from runner.state import bundles, nodes, transitions
+from runner.state import backfills, bundles, nodes, transitions
 from runner.state.db import connect, listen
 from runner.state.doorbell import Doorbell, celery_app
 from runner.telemetry import systemd
@@ -37,6 +38,7 @@ from runner.telemetry import systemd
 log = structlog.get_logger(__name__)
 
 TICK_SECONDS = 1.0
+SENSING_SECONDS = 60.0  # sensors that were not looked after for longer are a hang
 
 
 class Every:
@@ -65,6 +67,7 @@ class Scheduler:
         self.doorbell = Doorbell(celery_app(settings.broker()))
         self.resender = Resender(self.engine, self.doorbell)
         self.reaper = Reaper(settings.lease_seconds)
+        self.sensing = Sensing(self.engine, settings.node_id)
         self.stopping = threading.Event()
         self._periodic = [
             Every(settings.heartbeat_seconds, self._heartbeat),
@@ -83,6 +86,7 @@ class Scheduler:
                 if not registered:
                     self._register()
                     registered = True
+                    self.sensing.start()
                     systemd.notify("READY=1")
                 if listener is None:
                     listener = listen(self.url)
@@ -93,7 +97,8 @@ class Scheduler:
                 self.reaper.forget()
                 listener = None
                 self.stopping.wait(1.0)
-            systemd.notify("WATCHDOG=1")
+            if time.monotonic() - self.sensing.beat < SENSING_SECONDS:
+                systemd.notify("WATCHDOG=1")
         self._leave()
         return 0
 
@@ -103,7 +108,9 @@ class Scheduler:
             todo = agenda(connection)
         if todo.due_dags:
             self._repeat(create_runs)
-        if todo.queued_runs:
+        if todo.backfills:
+            self._advance_backfills()
+        if todo.queued_runs or todo.backfills:
             self._start_runs()
         if todo.late_runs:
             self._repeat(transitions.time_out_runs)
@@ -111,7 +118,7 @@ class Scheduler:
             self._repeat(transitions.wake_retries)
         if todo.past:
             self._repeat(transitions.release_past)
-        if todo.limited or todo.queued_runs or todo.retries or todo.due_dags:
+        if todo.limited or todo.queued_runs or todo.backfills or todo.retries or todo.due_dags:
             with self.engine.begin() as connection:
                 transitions.admit(connection)
         if any(todo):
@@ -137,6 +144,16 @@ class Scheduler:
                 return
             dag_id, started = found
             after = after if started else dag_id
+            systemd.notify("WATCHDOG=1")
+
+    def _advance_backfills(self) -> None:
+        after = 0
+        while not self.stopping.is_set():
+            with self.engine.begin() as connection:
+                found = backfills.advance(connection, after)
+            if found is None:
+                return
+            after, _ = found
             systemd.notify("WATCHDOG=1")
 
     def _look_for_lost_nodes(self) -> None:
@@ -182,6 +199,8 @@ class Scheduler:
             log.warning("rollout", action="drive", error=e.message)
 
     def _leave(self) -> None:
+        if self.sensing.is_alive():
+            self.sensing.stop()
         self.doorbell.close()
         self.engine.dispose()
 

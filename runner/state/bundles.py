@@ -69,14 +69,19 @@ SELECT dag_id, bundle FROM dag WHERE dag_id = ANY (:ids) AND bundle <> :name AND
 """)
 _ACTIVATE = text("""
 INSERT INTO dag (dag_id, bundle, bundle_version, schedule, max_active_runs, max_active_tasks)
-SELECT v.dag_id, :name, v.bundle_version, v.spec ->> 'schedule', CAST(v.spec ->> 'max_active_runs' AS int),
-       CAST(v.spec ->> 'max_active_tasks' AS int)
+SELECT v.dag_id, :name, v.bundle_version, coalesce(v.spec #>> '{schedule,text}', v.spec ->> 'schedule'),
+       CAST(v.spec ->> 'max_active_runs' AS int), CAST(v.spec ->> 'max_active_tasks' AS int)
 FROM dag_version v WHERE v.bundle_version = :version
 ON CONFLICT (dag_id) DO UPDATE SET
     bundle = excluded.bundle, bundle_version = excluded.bundle_version, schedule = excluded.schedule, active = true,
     max_active_runs = excluded.max_active_runs, max_active_tasks = excluded.max_active_tasks,
     -- another schedule starts from now; the same one goes on where it was
-    next_run_at = CASE WHEN dag.schedule IS DISTINCT FROM excluded.schedule THEN NULL ELSE dag.next_run_at END,
+    next_run_at = CASE WHEN EXISTS (
+        SELECT 1 FROM dag_version o, dag_version n
+        WHERE o.dag_id = dag.dag_id AND o.bundle_version = dag.bundle_version
+          AND n.dag_id = dag.dag_id AND n.bundle_version = excluded.bundle_version
+          AND o.spec -> 'schedule' IS NOT DISTINCT FROM n.spec -> 'schedule'
+          AND o.spec -> 'timezone' IS NOT DISTINCT FROM n.spec -> 'timezone') THEN dag.next_run_at END,
     updated_at = now()
 """)
 _RETIRE = text("""

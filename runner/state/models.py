@@ -31,6 +31,7 @@ TASK_STATES = ("waiting", "ready", "queued", "running", "deferred", "up_for_retr
 TASK_KINDS = ("task", "sensor", "mapped", "item", "callback")
 ORDERS = ("fail", "succeed", "skip", "restart")  # what a running task is to become when its process has been ended
 RUN_STATES = ("queued", "running", "success", "failed")
+BACKFILL_STATES = ("running", "paused", "cancelled", "done")
 NODE_STATES = ("booting", "ready", "draining", "drained", "gone")
 ROLLOUT_STATES = ("running", "succeeded", "failed", "aborted")
 STEP_STATES = ("pending", "running", "done", "failed")
@@ -170,6 +171,7 @@ class DagRun(Base):
     params: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
     state: Mapped[str] = mapped_column(server_default="running")
     priority: Mapped[int] = mapped_column(server_default=text("0"))  # added to that of its tasks
+    triggers: Mapped[list[dict[str, Any]] | None] = mapped_column(JSONB)  # of an asset's run: the events behind it
     queue: Mapped[str | None]  # all its tasks go here, whatever the DAG says
     task_filter: Mapped[list[str] | None]  # only these tasks; NULL: all
     unfinished: Mapped[int]
@@ -231,6 +233,7 @@ class TaskInstance(Base):
     available_at: Mapped[dt.datetime | None]  # of a retry that waits for its delay
     ready_at: Mapped[dt.datetime | None]
     queued_at: Mapped[dt.datetime | None]
+    waiting_since: Mapped[dt.datetime | None]  # of one that has deferred itself: when it first ran
     lease_token: Mapped[uuid.UUID | None]
     lease_expires_at: Mapped[dt.datetime | None]
     node_id: Mapped[str | None]
@@ -280,6 +283,47 @@ class TaskInstance(Base):
     )
 
 
+class Backfill(Base):
+    """A wish to run a DAG for a span of past instants: what it consists of is in `backfill_run`."""
+
+    __tablename__ = "backfill"
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    dag_id: Mapped[str]
+    which: Mapped[str]  # missing, failed, all
+    state: Mapped[str] = mapped_column(server_default="running")
+    max_active: Mapped[int]
+    priority: Mapped[int]
+    tasks: Mapped[list[str] | None]
+    total: Mapped[int]
+    created_by: Mapped[str]
+    created_at: Mapped[dt.datetime] = mapped_column(server_default=func.now())
+    ended_at: Mapped[dt.datetime | None]
+    __table_args__ = (
+        _one_of("state", BACKFILL_STATES),
+        Index("ix_backfill_running", "id", postgresql_where=text("state = 'running'")),
+    )
+
+
+class BackfillRun(Base):
+    """One instant of a backfill, in the order it is to be run; `run_id` once it is under way."""
+
+    __tablename__ = "backfill_run"
+    backfill_id: Mapped[int] = mapped_column(
+        BigInteger, ForeignKey("backfill.id", ondelete="CASCADE"), primary_key=True
+    )
+    seq: Mapped[int] = mapped_column(primary_key=True)
+    logical_date: Mapped[dt.datetime]
+    interval_start: Mapped[dt.datetime]
+    interval_end: Mapped[dt.datetime]
+    again: Mapped[bool]  # its run exists and is cleared, else it is created
+    started: Mapped[bool] = mapped_column(server_default=text("false"))
+    run_id: Mapped[int | None] = mapped_column(BigInteger)
+    __table_args__ = (
+        Index("ix_backfill_run_waiting", "backfill_id", "seq", postgresql_where=text("NOT started")),
+        Index("ix_backfill_run_run", "run_id", postgresql_where=text("run_id IS NOT NULL")),
+    )
+
+
 class XCom(Base):
     """A task's return value, passed to the tasks that take it."""
 
@@ -299,6 +343,29 @@ class Pool(Base):
     name: Mapped[str] = mapped_column(primary_key=True)
     slots: Mapped[int]
     description: Mapped[str] = mapped_column(server_default="")
+    source: Mapped[str | None]  # the file it was applied from
+
+
+class StoredConnection(Base):
+    """How to reach a system, for tasks that ask by name; secrets in it are references or encrypted."""
+
+    __tablename__ = "connection"
+    name: Mapped[str] = mapped_column(primary_key=True)
+    value: Mapped[Any] = mapped_column(JSONB)
+    source: Mapped[str | None]  # the file it was applied from
+    updated_at: Mapped[dt.datetime] = mapped_column(server_default=func.now())
+    updated_by: Mapped[str]
+
+
+class Variable(Base):
+    """A value for tasks that ask by name, the same in all pipelines of the environment."""
+
+    __tablename__ = "variable"
+    name: Mapped[str] = mapped_column(primary_key=True)
+    value: Mapped[Any] = mapped_column(JSONB)
+    source: Mapped[str | None]  # the file it was applied from
+    updated_at: Mapped[dt.datetime] = mapped_column(server_default=func.now())
+    updated_by: Mapped[str]
 
 
 class Event(Base):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import io
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, cast
 from urllib.parse import unquote, urlsplit
 
 import obstore
@@ -18,6 +19,10 @@ from obstore.store import LocalStore, S3Store
 from runner.settings import SluiceError, UsageError
 
 _CHUNK = 4 * 1024 * 1024  # bytes; how much of an object `stream` holds in memory at once
+# A write holds about these many bytes times uploads in memory. S3 takes 10,000 parts: objects up to 156 GiB.
+_PART = 16 * 1024 * 1024
+_UPLOADS = 4
+_COPY_MAX = 5 * 1024**3  # bytes; S3 copies no more than this in one request
 
 
 class MissingError(SluiceError):
@@ -25,11 +30,12 @@ class MissingError(SluiceError):
 
 
 class Stored(NamedTuple):
-    """An object in the store. `size` in bytes."""
+    """An object in the store. `size` in bytes; `etag` changes with the content."""
 
     key: str
     size: int
     modified: dt.datetime
+    etag: str = ""
 
 
 class _Fork:
@@ -76,6 +82,27 @@ class Storage:
             return cls(_s3(parts.netloc, parts.path.strip("/"), region), url.rstrip("/"))
         raise UsageError(f"storage {url!r} is neither file:///dir nor s3://bucket/prefix")
 
+    @classmethod
+    def locate(cls, url: str, *, region: str | None = None) -> tuple[Storage, str]:
+        """The store and the key of one object: `s3://bucket/some/key` or `file:///dir/name`. Raises UsageError.
+
+        As everywhere with S3, a key is not percent-encoded in its URL; a file's path is.
+        """
+        store, _, key = url.rpartition("/")
+        if url.startswith("s3://"):
+            bucket, _, key = url.removeprefix("s3://").partition("/")
+            store = f"s3://{bucket}"
+        elif store == "file://":  # directly in /
+            store = "file:///."
+        if not key or not url.startswith(("s3://", "file://")):
+            raise UsageError(f"{url!r} is neither file:///dir/name nor s3://bucket/key")
+        return cls.open(store, region=region), key if store.startswith("s3://") else unquote(key)
+
+    @property
+    def raw(self) -> LocalStore | S3Store:
+        """The store of obstore, for who asks it without waiting."""
+        return self._store
+
     def __repr__(self) -> str:
         return f"Storage({self.url!r})"
 
@@ -83,10 +110,34 @@ class Storage:
         """The full URL of a key."""
         return f"{self.url}/{key}"
 
-    def put(self, key: str, data: bytes | Path) -> None:
-        """Write an object, or the content of a file, replacing what was there."""
+    def put(self, key: str, data: bytes | Path | Iterable[bytes]) -> None:
+        """Write an object, replacing what was there: bytes, the content of a file, or pieces as they come.
+
+        Pieces are sent while the next ones are made, in bounded memory, whatever their number and size. What
+        making them raises is raised here, and nothing is written.
+        """
+        if isinstance(data, bytes | Path):
+            with self._doing("write", key):
+                obstore.put(self._store, _key(key), data, chunk_size=_PART, max_concurrency=_UPLOADS)
+            return
+        # Not obstore.put(): that runs the iterator inside its own event loop, where reading from a store cannot work.
+        with self.writer(key) as file:
+            for piece in data:
+                file.write(piece)
+
+    @contextlib.contextmanager
+    def writer(self, key: str) -> Iterator[BinaryIO]:
+        """A file to write to, for code that wants one; the object appears when the block ends without an error."""
         with self._doing("write", key):
-            obstore.put(self._store, _key(key), data)
+            file = obstore.open_writer(self._store, _key(key), buffer_size=_PART, max_concurrency=_UPLOADS)
+            inner = file.__enter__()
+        try:
+            yield cast(BinaryIO, _Writing(self, key, inner))
+        except BaseException as e:
+            file.__exit__(type(e), e, e.__traceback__)
+            raise
+        with self._doing("write", key):
+            file.__exit__(None, None, None)
 
     def get(self, key: str) -> bytes:
         """The whole object."""
@@ -108,11 +159,27 @@ class Storage:
             for chunk in obstore.get(self._store, _key(key)).stream(min_chunk_size=_CHUNK):
                 yield bytes(chunk)
 
+    def reader(self, key: str) -> BinaryIO:
+        """The object as a file to read from start to end, for code that wants one."""
+        return as_file(self.stream(key))
+
+    def head(self, key: str) -> Stored:
+        """Size, time and etag of an object."""
+        with self._doing("look for", key):
+            return _stored(obstore.head(self._store, _key(key)))
+
+    def copy(self, key: str, to: str, *, into: Storage | None = None) -> None:
+        """Copy an object, within the store (S3 does it by itself) or into another one, in bounded memory."""
+        if into is None and self.head(key).size <= _COPY_MAX:
+            with self._doing("copy", key):
+                obstore.copy(self._store, _key(key), _key(to))
+        else:
+            (into or self).put(to, self.stream(key))
+
     def exists(self, key: str) -> bool:
         """Is there an object under this key?"""
         try:
-            with self._doing("look for", key):
-                obstore.head(self._store, _key(key))
+            self.head(key)
         except MissingError:
             return False
         return True
@@ -126,7 +193,7 @@ class Storage:
                 offset=after or None,
                 chunk_size=1000,
             )
-            return sorted(Stored(m["path"], m["size"], m["last_modified"]) for page in pages for m in page)
+            return sorted(_stored(m) for page in pages for m in page)
 
     def delete(self, key: str) -> None:
         """Remove an object; one that is not there is fine."""
@@ -172,6 +239,50 @@ class Storage:
             f"storage {self.url}: the bucket {bucket} does not exist",
             "the bucket is made by `deployctl infra apply`; check the environment, region and account",
         )
+
+
+def as_file(pieces: Iterator[bytes]) -> BinaryIO:
+    """Pieces as a file to read from start to end."""
+    return cast(BinaryIO, io.BufferedReader(_Reading(pieces), _CHUNK // 4))
+
+
+class _Reading(io.RawIOBase):
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces = pieces
+        self._rest = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._rest:
+            piece = next(self._pieces, None)
+            if piece is None:
+                return 0
+            self._rest = memoryview(piece)
+        count = min(len(buffer), len(self._rest))
+        buffer[:count] = self._rest[:count]
+        self._rest = self._rest[count:]
+        return count
+
+
+class _Writing(io.RawIOBase):
+    def __init__(self, storage: Storage, key: str, file: Any) -> None:
+        self._storage = storage
+        self._key = key
+        self._file = file
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        with self._storage._doing("write", self._key):
+            self._file.write(data)
+        return len(data)
+
+
+def _stored(meta: Any) -> Stored:
+    return Stored(meta["path"], meta["size"], meta["last_modified"], (meta["e_tag"] or "").strip('"'))
 
 
 def _s3(bucket: str, prefix: str, region: str | None) -> S3Store:

@@ -42,8 +42,20 @@ router = APIRouter(
 
 Ctx = Annotated[Context, Depends(context_of)]
 Limit = Annotated[int, Query(ge=1, le=1000)]
-RunState = Literal["running", "success", "failed"]
-TaskState = Literal["waiting", "ready", "queued", "running", "success", "failed", "skipped", "upstream_failed"]
+RunState = Literal["queued", "running", "success", "failed"]
+TaskState = Literal[
+    "waiting",
+    "ready",
+    "queued",
+    "running",
+    "deferred",
+    "up_for_retry",
+    "expanded",
+    "success",
+    "failed",
+    "skipped",
+    "upstream_failed",
+]
 
 
 class Trigger(BaseModel):
@@ -137,6 +149,11 @@ def require_run(connection: Connection, run_id: int, **options: Any) -> RunDetai
     if found is None:
         raise NotFoundError(f"no run {run_id}", "`runner run list` shows the last ones")
     return found
+
+
+def local_path(back: str) -> str:
+    """Where a form wants to go back to, if that is a page of ours; else the first page."""
+    return back if back.startswith("/") and not back.startswith(("//", "/\\")) else "/"
 
 
 # --- the routes ---------------------------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ from runner.worker.execute import Executor
 from runner.worker.finish import Finisher
 from runner.worker.heartbeat import Heartbeat
 from runner.worker.logs import LogShipper
+from runner.worker.lookup import Lookup
 from runner.worker.pool import SlotPool
 from runner.worker.prefetch import Prefetch
 from runner.worker.values import Values
@@ -66,7 +67,15 @@ class Worker:
         )
         values = Values(storage, inline_bytes=settings.xcom_inline_bytes, max_bytes=settings.xcom_max_bytes)
         self.executor = Executor(
-            settings, self.engine, self.children, self.attempts, self.finisher, self.shipper, values, self.refused
+            settings,
+            self.engine,
+            self.children,
+            self.attempts,
+            self.finisher,
+            self.shipper,
+            values,
+            Lookup(self.engine, settings.secret_key, settings.region),
+            self.refused,
         )
         self.prefetch = Prefetch(self.engine, self._fetch)
         self.heartbeat = Heartbeat(settings, self.engine, self.attempts, self.register, self.obey)

@@ -3,6 +3,7 @@
 import datetime as dt
 import functools
 import inspect
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -306,7 +307,7 @@ def test_a_spec_survives_json() -> None:
     with DAG("json", schedule="@daily", start=NOON, timezone="Europe/Berlin", catchup=True, tags=("a",)) as d:
         add(one())
     spec = d.spec()
-    assert spec.start == "2026-03-01T12:00:00+00:00" and spec.cron() == "0 0 * * *"
+    assert spec.start == "2026-03-01T12:00:00+00:00" and spec.timetable() == d.timetable
     assert DagSpec.from_json(spec.to_json()) == spec
     # a newer release may write more than this one knows
     newer = spec.to_json() | {"colour": "red"}
@@ -340,3 +341,17 @@ def test_two_wrapped_functions_of_one_name_are_an_error_too() -> None:
             task(task_id="load")(wrapped(one.function))()
     # and the wrapped function still gets its context
     assert d.test() == {"load": "load"}
+
+
+def test_a_task_reads_and_writes_files(tmp_path: Path) -> None:
+    @task
+    def write(context: Context) -> str:
+        context.storage.put("numbers.txt", b"1 2 3")
+        return context.storage.url_of("numbers.txt")
+
+    with DAG("files") as d:
+        write()
+    assert d.test(storage_url=f"file://{tmp_path}/store/")["write"] == f"file://{tmp_path}/store/files/numbers.txt"
+    assert (tmp_path / "store/files/numbers.txt").read_bytes() == b"1 2 3"
+    with pytest.raises(RuntimeError, match=r"no storage: give .* a storage_url"):
+        d.test()

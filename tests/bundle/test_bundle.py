@@ -131,6 +131,19 @@ class TestValidate:
                 "bad.py:2: DAG 'x': bad schedule '0 0 31 2 *': ",
             ),
             (
+                "from runner.authoring import DAG, Market\nDAG('x', schedule=Market('XXXX'))\n",
+                "bad.py:2: DAG 'x': bad schedule 'XXXX close': unknown exchange 'XXXX'; e.g. XNYS",
+            ),
+            (
+                "from runner.authoring import DAG, Cron\nDAG('x', schedule=Cron('0 9 * * *') & Cron('0 10 * * *'))\n",
+                "bad.py:2: DAG 'x': bad schedule '0 9 * * * & 0 10 * * *': it never comes",
+            ),
+            (
+                "from runner.authoring import dag\nfrom datetime import timedelta\n\n"
+                "@dag(schedule=timedelta(0))\ndef x():\n    pass\n",
+                "bad.py:4: DAG 'x': an interval must be a second or more, not 0s",
+            ),
+            (
                 "from runner.authoring import DAG\nDAG('x', timezone='Mars/Olympus')\n",
                 "bad.py:2: DAG 'x': unknown time zone 'Mars/Olympus'",
             ),

@@ -1,9 +1,14 @@
 """Objects by key, on a directory and on S3 alike."""
 
+import csv
+import io
 import os
 import select
+import shutil
 import signal
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import boto3
@@ -136,3 +141,100 @@ def test_after_a_fork_it_says_so_instead_of_hanging(tmp_path: Path) -> None:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         os.close(read)
+
+
+def test_pieces_are_written_as_they_come_and_appear_whole_or_not_at_all(storage: Storage) -> None:
+    # Given pieces of more than one part of an upload
+    pieces = [bytes([n]) * 9_000_000 for n in range(4)]
+
+    def failing() -> Iterator[bytes]:
+        yield from pieces
+        raise FileNotFoundError("the source is gone")
+
+    # When making them fails, the error is the source's own and nothing is there
+    with pytest.raises(FileNotFoundError, match="the source is gone"):
+        storage.put("big", failing())
+    assert storage.list() == []
+
+    # When it does not, the object is there; and a write that fails later leaves it as it was
+    storage.put("big", iter(pieces))
+    with pytest.raises(FileNotFoundError):
+        storage.put("big", failing())
+    head = storage.head("big")
+    assert (head.key, head.size) == ("big", 36_000_000)
+    assert b"".join(storage.stream("big")) == b"".join(pieces)
+    storage.put("none", [])
+    assert storage.get("none") == b""
+
+
+def test_code_that_wants_a_file_gets_one(storage: Storage) -> None:
+    # Given a table written through a file
+    rows = [[str(n), "é" * (n % 50)] for n in range(50_000)]
+    with storage.writer("table.csv") as file, io.TextIOWrapper(file, "utf-8", newline="") as text:
+        csv.writer(text).writerows(rows)
+        assert not storage.exists("table.csv")
+    # Then it can be read through one
+    with io.TextIOWrapper(storage.reader("table.csv"), "utf-8", newline="") as text:
+        assert list(csv.reader(text)) == rows
+    # And a block that fails writes nothing
+    with pytest.raises(KeyError), storage.writer("other") as file:
+        file.write(b"x" * 20_000_000)
+        raise KeyError
+    assert not storage.exists("other")
+
+
+def test_copies_within_a_store_and_into_another(storage: Storage, tmp_path: Path) -> None:
+    storage.put("a/1", os.urandom(5_000_000))
+    other = Storage.open(f"file://{tmp_path}/other")
+    storage.copy("a/1", "b/1")
+    storage.copy("a/1", "c/1", into=other)
+    assert storage.get("a/1") == storage.get("b/1") == other.get("c/1")
+    with pytest.raises(MissingError, match="there is no gone"):
+        storage.copy("gone", "b/1")
+    with pytest.raises(MissingError, match="there is no gone"):
+        storage.copy("gone", "c/1", into=other)
+    assert other.exists("c/1")
+
+
+def test_an_etag_changes_with_the_content(storage: Storage) -> None:
+    storage.put("k", b"one")
+    first = storage.head("k")
+    assert storage.list()[0] == first
+    storage.put("k", b"other")
+    assert storage.head("k").etag != first.etag and '"' not in first.etag
+    with pytest.raises(MissingError):
+        storage.head("gone")
+
+
+def test_a_url_names_one_object(aws: str, tmp_path: Path) -> None:
+    boto3.client("s3").create_bucket(Bucket="one-object", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
+    for url, store, key in (
+        ("s3://one-object/a/b #?%20.csv", "s3://one-object", "a/b #?%20.csv"),
+        (f"file://{tmp_path}/a%20b/c%20d.csv", f"file://{tmp_path}/a%20b", "c d.csv"),
+    ):
+        located, found = Storage.locate(url)
+        assert (located.url, found) == (store, key)
+        located.put(found, b"x")
+    assert (tmp_path / "a b" / "c d.csv").read_bytes() == b"x"
+    for wrong in ("s3://bucket", "s3://bucket/", "file:///dir/", "/dir/name", "http://host/x", ""):
+        with pytest.raises(UsageError, match=r"neither file:///dir/name nor s3://bucket/key"):
+            Storage.locate(wrong)
+
+
+def test_memory_does_not_grow_with_the_object(tmp_path: Path) -> None:
+    # Given a process that writes and copies half a GiB and reads it back
+    code = f"""
+import resource
+from runner.storage import Storage
+a, b = Storage.open("file://{tmp_path}/a"), Storage.open("file://{tmp_path}/b")
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+piece = bytes(1 << 20)
+a.put("big", (piece for _ in range(512)))
+a.copy("big", "big", into=b)
+assert sum(map(len, b.stream("big"))) == 1 << 29
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    # Then it needs a small part of that: KiB
+    assert int(done.stdout) < 200 * 1024
+    shutil.rmtree(tmp_path / "a"), shutil.rmtree(tmp_path / "b")

@@ -26,7 +26,7 @@ from runner.state.transitions.dispatch import (
     release_past,
     wake_retries,
 )
-from runner.state.transitions.finish import Finished, finish, sensed
+from runner.state.transitions.finish import Finished, finish, sensed, sensor_says
 from runner.state.transitions.lost import interrupt_leases, interrupt_node, interrupt_tokens, leases
 from runner.state.transitions.records import LEGAL, Claim, Lease, Message, Outcome, Result, notify
 from runner.state.transitions.runs import create_run, start_runs
@@ -58,6 +58,7 @@ __all__ = [
     "release",
     "release_past",
     "sensed",
+    "sensor_says",
     "start_runs",
     "take",
     "time_out_runs",
