@@ -196,7 +196,7 @@ def test_any_order_of_events_comes_to_what_the_model_says(engine: Engine) -> Non
 
 @pytest.mark.timeout(1200)
 def test_whatever_people_do_nothing_hangs_and_nothing_is_miscounted(engine: Engine) -> None:
-    @profile
+    @settings(profile, max_examples=LONG or 8)
     @given(scenarios())
     def check(s: Scenario) -> None:
         simulation = simulate(engine, s._replace(steps=s.steps + 50), by_hand=True)
