@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import getpass
 import json
 import sys
 import time
@@ -26,7 +27,8 @@ dag = typer.Typer(no_args_is_help=True, help="DAGs.")
 run = typer.Typer(no_args_is_help=True, help="Runs of DAGs.")
 task = typer.Typer(no_args_is_help=True, help="Task instances.")
 config = typer.Typer(no_args_is_help=True, help="The configuration in force.")
-for name, group in {"db": db, "dag": dag, "run": run, "task": task, "config": config}.items():
+asset = typer.Typer(no_args_is_help=True, help="Assets: what tasks update and DAGs wait for.")
+for name, group in {"asset": asset, "db": db, "dag": dag, "run": run, "task": task, "config": config}.items():
     app.add_typer(group, name=name)
 
 LOG_SECONDS = 2.0  # after its end, a task's last lines are in the store within this time
@@ -288,6 +290,36 @@ def task_logs(
         time.sleep(0.25)
 
 
+@asset.command("list")
+def asset_list(as_json: Json = False) -> None:
+    """All assets, with the DAGs that update and use them."""
+    from runner.state import assets
+
+    with _database() as connection:
+        rows = assets.known(connection)
+    if as_json:
+        output.print_json([row._asdict() for row in rows])
+        return
+    output.print_table(
+        ["asset", "last update", "?~made by", "?~used by"],
+        [(r.asset, _time(r.updated_at), " ".join(r.made_by) or "-", " ".join(r.used_by) or "-") for r in rows],
+    )
+
+
+@asset.command("update")
+def asset_update(
+    name: str,
+    extra: Annotated[str, typer.Option(help="JSON object that the runs get to see.")] = "{}",
+) -> None:
+    """Say that something outside has updated an asset."""
+    from runner.state import assets
+
+    values = _parse_params(extra, "--extra")
+    with _database() as connection:
+        n = assets.update(connection, name, extra=values, who=getpass.getuser())
+    output.note(f"{name} updated; {n} DAG{'' if n == 1 else 's'} wait{'s' if n == 1 else ''} for it")
+
+
 @config.command("show")
 def config_show(as_json: Json = False) -> None:
     """Every setting in force, passwords masked."""
@@ -346,13 +378,14 @@ def _parse_date(text: str | None) -> dt.datetime:
     return date
 
 
-def _parse_params(text: str) -> dict[str, Any]:
+def _parse_params(text: str, option: str = "--params") -> dict[str, Any]:
+    example = f"""e.g. {option} '{{"day": "2026-01-31"}}'"""
     try:
         values = json.loads(text)
     except ValueError as e:
-        raise UsageError(f"--params is no JSON: {e}", """e.g. --params '{"day": "2026-01-31"}'""") from None
+        raise UsageError(f"{option} is no JSON: {e}", example) from None
     if not isinstance(values, dict):
-        raise UsageError("--params must be a JSON object", """e.g. --params '{"day": "2026-01-31"}'""")
+        raise UsageError(f"{option} must be a JSON object", example)
     return values
 
 

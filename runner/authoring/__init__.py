@@ -3,6 +3,7 @@
 Imports nothing else of ours, except storage once a task uses it.
 """
 
+from runner.authoring.assets import Asset
 from runner.authoring.context import Context, get_current_context
 from runner.authoring.dag import DAG, dag
 from runner.authoring.errors import AuthoringError, Defer, Fail, ReturnValueError, Skip
@@ -13,6 +14,7 @@ from runner.authoring.task import Output, task
 
 __all__ = [
     "DAG",
+    "Asset",
     "AuthoringError",
     "Connection",
     "Context",

@@ -15,6 +15,7 @@ import zoneinfo
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, overload
 
+from runner.authoring.assets import Asset, Condition, split
 from runner.authoring.context import Context, running
 from runner.authoring.errors import AuthoringError, Defer, Fail, Place, Skip, caller
 from runner.authoring.graph import find_cycle, reachable, topological_order
@@ -38,7 +39,8 @@ class DAG:
     """A directed acyclic graph of tasks, made with `@dag` or `with DAG("id") as d:`.
 
     `schedule` None means started by hand only; else a cron expression or one of @hourly, @daily, @weekly,
-    @monthly, @yearly, read in `timezone`. `start` must carry a time zone. `catchup` False (the default) runs
+    @monthly, @yearly, read in `timezone`; or assets: a list (all of them updated since the last
+    run), or `a | b`. `start` must carry a time zone. `catchup` False (the default) runs
     only from now on. `max_active_runs`: more runs wait; `max_active_tasks` counts over all runs. `run_timeout` ends a
     run that takes longer. `on_success`, `on_failure` are run, as tasks, when a run has ended. Raises AuthoringError
     with the author's file and line.
@@ -48,7 +50,7 @@ class DAG:
         self,
         dag_id: str,
         *,
-        schedule: str | None = None,
+        schedule: str | Condition | Sequence[Asset] | None = None,
         start: dt.datetime | None = None,
         timezone: str = "UTC",
         catchup: bool = False,
@@ -63,7 +65,7 @@ class DAG:
         check_id("dag_id", dag_id)
         self.place = caller()
         self.dag_id = dag_id
-        self.schedule = schedule
+        self.schedule, self.assets = split(schedule)
         self.start = start
         self.timezone = timezone
         self.catchup = catchup
@@ -187,6 +189,7 @@ class DAG:
             dag_id=self.dag_id,
             description=self.description,
             schedule=self.schedule,
+            assets=self.assets,
             timezone=self.timezone,
             start=None if self.start is None else self.start.isoformat(),
             catchup=self.catchup,
@@ -439,7 +442,7 @@ def dag(function: Callable[..., Any], /) -> DagFactory: ...
 def dag(
     *,
     dag_id: str | None = None,
-    schedule: str | None = None,
+    schedule: str | Condition | Sequence[Asset] | None = None,
     start: dt.datetime | None = None,
     timezone: str = "UTC",
     catchup: bool = False,

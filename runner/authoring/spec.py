@@ -71,12 +71,14 @@ class DagSpec:
     `schedule` is None (only by hand), a cron expression or a preset such as `@daily`, read in `timezone` (an
     IANA name). `start` is an aware ISO 8601 time before which nothing is scheduled. `max_active_runs` None
     means no limit of its own; more runs than that wait. `max_active_tasks` counts over all runs of the DAG.
+    `assets`: the condition for a run over assets, as authoring.assets has it.
     `callbacks` are tasks that run when a run has ended: ids `@on_success` and `@on_failure`.
     """
 
     dag_id: str
     description: str = ""
     schedule: str | None = None
+    assets: dict[str, Any] | None = None
     timezone: str = "UTC"
     start: str | None = None
     catchup: bool = False

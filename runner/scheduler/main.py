@@ -30,7 +30,7 @@ from runner.scheduler.dispatch import Resender, dispatch
 from runner.scheduler.reap import Reaper
 from runner.scheduler.sense import Sensing
 from runner.settings import Settings, SluiceError
-from runner.state import bundles, nodes, transitions
+from runner.state import assets, bundles, nodes, transitions
 from runner.state.db import connect, listen
 from runner.state.doorbell import Doorbell, celery_app
 from runner.telemetry import systemd
@@ -108,6 +108,8 @@ class Scheduler:
             todo = agenda(connection)
         if todo.due_dags:
             self._repeat(create_runs)
+        if todo.assets:
+            self._repeat(assets.create_runs)
         if todo.queued_runs:
             self._start_runs()
         if todo.late_runs:

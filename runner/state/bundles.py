@@ -76,6 +76,13 @@ ON CONFLICT (dag_id) DO UPDATE SET
     next_run_at = CASE WHEN dag.schedule IS DISTINCT FROM excluded.schedule THEN NULL ELSE dag.next_run_at END,
     updated_at = now()
 """)
+_ASSETS = text("""
+UPDATE dag d SET assets = found.assets
+FROM (SELECT v.dag_id, ARRAY(SELECT DISTINCT name #>> '{}' FROM jsonb_path_query(v.spec, 'strict $.assets.**.asset',
+                                                                       silent => true) AS name) AS assets
+      FROM dag_version v WHERE v.bundle_version = :version) found
+WHERE d.dag_id = found.dag_id AND d.assets IS DISTINCT FROM found.assets
+""")
 _RETIRE = text("""
 UPDATE dag SET active = false, updated_at = now()
 WHERE bundle = :name AND bundle_version <> :version AND active
@@ -122,6 +129,7 @@ def register_and_activate(
     connection.execute(_EDGES, {"version": version, "edges": json.dumps(edges)})
     before = active_version(connection, name)
     connection.execute(_ACTIVATE, {"version": version, "name": name})
+    connection.execute(_ASSETS, {"version": version})
     connection.execute(_RETIRE, {"version": version, "name": name})
     connection.execute(_HISTORY, {"name": name, "before": before, "version": version, "who": who})
     notify(connection)
