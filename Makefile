@@ -12,10 +12,10 @@ ONLY ?=
 CHAOS_SCALE ?= 1
 SEED ?=
 
-.PHONY: help setup lock demo demo-down test bench chaos lint format plan apply destroy output roll clean
+.PHONY: help setup lock demo demo-down test e2e bench chaos lint format plan apply destroy output roll clean
 
 help: ## list the targets
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## create .venv with everything (uv if present, else venv + pip)
 
@@ -35,6 +35,9 @@ demo-down: $(STAMP) ## stop and remove what `make demo` left running
 
 test: $(STAMP) ## all tests, on real engines
 	@$(BIN)/pytest $(ARGS)
+
+e2e: $(STAMP) ## tests on real containers (needs root and podman)
+	@$(BIN)/pytest -m podman tests/e2e $(ARGS)
 
 bench: $(STAMP) ## [CASES="chain4 fan200"] [N=5]: measure the hot path, one JSON line a case (ARGS=--help lists them)
 	@scripts/bench $(if $(N),-n $(N)) $(CASES) $(ARGS)

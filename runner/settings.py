@@ -66,6 +66,7 @@ class Settings(BaseSettings):
     xcom_max_bytes: int = Field(67_108_864, ge=1, description="larger return values are refused")
     recycle_mb: int = Field(512, ge=32, description="a task process that has grown beyond this is not used again")
     drain_seconds: int = Field(3600, ge=1, description="how long a drain may wait for running tasks")
+    secret_key: str = Field("", description="Fernet keys of stored secrets, comma separated; the first encrypts")
     web_host: str = Field("127.0.0.1", description="address the web process binds")
     web_port: int = Field(8080, ge=0, le=65535, description="port the web process binds, 0 picks one")
     log_level: str = Field("info", description="debug, info, warning or error")
@@ -133,6 +134,7 @@ class Settings(BaseSettings):
             parts = urlsplit(out[name])
             if parts.password:
                 out[name] = out[name].replace(f":{parts.password}@", ":***@")
+        out["secret_key"] = out["secret_key"] and "***"
         return out
 
 

@@ -231,3 +231,39 @@ def test_a_url_that_is_wrong_does_not_show_its_password(monkeypatch: pytest.Monk
     monkeypatch.setenv("SLUICE_DATABASE_URL", "mysql://u:hunter2@db/x")
     code, _, err = runner("config", "show")
     assert code == 2 and "must start with postgresql://, not mysql://" in err and "hunter2" not in err
+
+
+def test_a_run_is_cleared_marked_and_killed_by_hand(world: World, runner: Run) -> None:
+    # Given a run whose first task has failed
+    assert runner("dag", "trigger", "report")[0] == 0
+    claim = world.take()
+    assert claim
+    world.end(claim, "failed", "no rows")
+    run = str(claim.run_id)
+    # Then what failed runs again
+    code, _, err = runner("run", "clear", run, "--failed")
+    assert (code, err.strip()) == (0, f"run {run}: 2 task instances run again")
+    # and a task may be counted as done, and the rest be ended
+    assert runner("run", "mark", run, "success", "fetch")[0] == 0
+    assert runner("run", "kill", run)[0] == 0
+    assert "failed" in runner("run", "show", run)[1]
+    # and a wrong name is said
+    code, _, err = runner("run", "kill", run, "fetsch")
+    assert code == 2 and "has no task 'fetsch'" in err
+    assert runner("run", "mark", run, "success")[0] == 2
+
+
+def test_a_backfill_from_the_shell(world: World, runner: Run) -> None:
+    # A dry run shows what it would do and does nothing
+    code, out, err = runner("backfill", "report", "--from", "2026-03-01", "--to", "2026-03-03", "--dry-run")
+    assert code == 0 and "3 runs" in out + err and "2026-03-02 00:00:00Z" in out
+    assert "no backfill" in runner("backfills", "show", "1")[2]
+    # then it is filed, shown, paused and cancelled
+    code, _, err = runner("backfill", "report", "--from", "2026-03-01", "--to", "2026-03-03")
+    assert code == 0 and "backfill 1: 3 runs" in err
+    assert "0 of 3 runs over" in runner("backfills", "show", "1")[2]
+    assert "paused" in runner("backfills", "pause", "1")[2]
+    assert "cancelled" in runner("backfills", "cancel", "1")[2]
+    assert runner("backfills", "resume", "1")[0] == 3
+    assert runner("backfill", "report", "--from", "yesterday", "--to", "2026-03-03")[0] == 2
+    assert runner("backfill", "report", "--from", "2026-03-01", "--to", "2026-03-01", "--all", "--failed")[0] == 2

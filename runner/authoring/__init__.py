@@ -8,9 +8,23 @@ from runner.authoring.context import Context, get_current_context
 from runner.authoring.dag import DAG, dag
 from runner.authoring.errors import AuthoringError, Defer, Fail, ReturnValueError, Skip
 from runner.authoring.group import TaskGroup
+from runner.authoring.latest_only import latest_only
 from runner.authoring.lookup import Connection, NotFoundError, connection, variable
+from runner.authoring.params import Param
 from runner.authoring.spec import DagSpec, TaskSpec
 from runner.authoring.task import Output, task
+from runner.authoring.timetables import (
+    Cron,
+    Dates,
+    Every,
+    Except,
+    Intersection,
+    Manual,
+    Market,
+    Once,
+    Sessions,
+    Union,
+)
 
 __all__ = [
     "DAG",
@@ -18,18 +32,30 @@ __all__ = [
     "AuthoringError",
     "Connection",
     "Context",
+    "Cron",
     "DagSpec",
+    "Dates",
     "Defer",
+    "Every",
+    "Except",
     "Fail",
+    "Intersection",
+    "Manual",
+    "Market",
     "NotFoundError",
+    "Once",
     "Output",
+    "Param",
     "ReturnValueError",
+    "Sessions",
     "Skip",
     "TaskGroup",
     "TaskSpec",
+    "Union",
     "connection",
     "dag",
     "get_current_context",
+    "latest_only",
     "task",
     "variable",
 ]

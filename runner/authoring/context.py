@@ -79,7 +79,7 @@ class Context:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; times as ISO 8601."""
-        out = dataclasses.asdict(self)
+        out = dict(vars(self))  # not asdict: it copies every value, for every task
         for name in _ALL_TIMES:
             out[name] = out[name] and out[name].isoformat()
         return out

@@ -11,10 +11,10 @@ import inspect
 import itertools
 import time
 import traceback
-import zoneinfo
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, overload
 
+from runner.authoring import params as declared
 from runner.authoring.assets import Asset, Condition, split
 from runner.authoring.context import Context, running
 from runner.authoring.errors import AuthoringError, Defer, Fail, Place, Skip, caller
@@ -22,8 +22,10 @@ from runner.authoring.graph import find_cycle, reachable, topological_order
 from runner.authoring.group import current_group, note
 from runner.authoring.lookup import Connection, given, providing
 from runner.authoring.rules import decide
-from runner.authoring.spec import PRESETS, DagSpec, TaskSpec
+from runner.authoring.spec import DagSpec, TaskSpec
 from runner.authoring.task import Node, Options, Output, TaskFunction, check_id, outputs_in
+from runner.authoring.timetables import Timetable, coerce, from_plain, to_plain
+from runner.authoring.timetables.base import check_aware, check_zone
 from runner.authoring.values import check_return_value
 
 _open: contextvars.ContextVar[tuple[DAG, ...]] = contextvars.ContextVar("sluice_open_dags", default=())
@@ -39,18 +41,18 @@ class DAG:
     """A directed acyclic graph of tasks, made with `@dag` or `with DAG("id") as d:`.
 
     `schedule` None means started by hand only; else a cron expression or one of @hourly, @daily, @weekly,
-    @monthly, @yearly, read in `timezone`; or assets: a list (all of them updated since the last
-    run), or `a | b`. `start` must carry a time zone. `catchup` False (the default) runs
-    only from now on. `max_active_runs`: more runs wait; `max_active_tasks` counts over all runs. `run_timeout` ends a
-    run that takes longer. `on_success`, `on_failure` are run, as tasks, when a run has ended. Raises AuthoringError
-    with the author's file and line.
+    @monthly, @yearly, read in `timezone`, a timedelta, or a timetable; or assets: a list (all of them updated since the
+    last run), or `a | b`. `start` must carry a time zone. `catchup` False (the default) runs only from now on.
+    `max_active_runs`: more runs wait; `max_active_tasks` counts over all runs. `run_timeout` ends a run that takes
+    longer. `on_success`, `on_failure` are run, as tasks, when a run has ended. `params`: name → default or Param, for
+    each run. Raises AuthoringError with the author's file and line.
     """
 
     def __init__(
         self,
         dag_id: str,
         *,
-        schedule: str | Condition | Sequence[Asset] | None = None,
+        schedule: str | dt.timedelta | Timetable | Condition | Sequence[Asset] | None = None,
         start: dt.datetime | None = None,
         timezone: str = "UTC",
         catchup: bool = False,
@@ -59,6 +61,7 @@ class DAG:
         run_timeout: dt.timedelta | None = None,
         on_success: Callable[..., Any] | None = None,
         on_failure: Callable[..., Any] | None = None,
+        params: Mapping[str, Any] | None = None,
         tags: Sequence[str] = (),
         description: str = "",
     ) -> None:
@@ -74,6 +77,7 @@ class DAG:
         self.run_timeout = run_timeout
         self.tags = (tags,) if isinstance(tags, str) else tuple(tags)
         self.description = inspect.cleandoc(description)
+        self.params = declared.to_json(f"DAG {dag_id!r}", params or {})
         self.nodes: dict[str, Node] = {}
         self.callbacks: dict[str, Node] = {}
         self._next: dict[str, int] = {}  # id → number of the next repeated call
@@ -87,18 +91,16 @@ class DAG:
 
     def _check(self) -> None:
         name = f"DAG {self.dag_id!r}"
-        if self.schedule is not None and not isinstance(self.schedule, str):
-            raise AuthoringError(f"{name}: schedule must be a cron expression or None, not {self.schedule!r}")
-        if self.schedule is not None and self.schedule.startswith("@") and self.schedule not in PRESETS:
-            raise AuthoringError(f"{name}: unknown schedule {self.schedule!r}; one of {', '.join(PRESETS)}")
+        check_zone(name, self.timezone)
+        if self.start is not None:
+            check_aware(f"{name}: start", self.start)
         try:
-            zoneinfo.ZoneInfo(self.timezone)
-        except (zoneinfo.ZoneInfoNotFoundError, ValueError, TypeError, OSError):
-            raise AuthoringError(f"{name}: unknown time zone {self.timezone!r}; e.g. Europe/Berlin") from None
-        if self.start is not None and not isinstance(self.start, dt.datetime):
-            raise AuthoringError(f"{name}: start must be a datetime, not {self.start!r}")
-        if self.start is not None and self.start.utcoffset() is None:
-            raise AuthoringError(f"{name}: start {self.start.isoformat()} has no time zone; add tzinfo=timezone.utc")
+            self._plain = to_plain(coerce(self.schedule), timezone=self.timezone, start=self.start)
+        except AuthoringError as e:
+            raise AuthoringError(f"{name}: {e.what}") from None
+        missing = declared.required(self.params)
+        if missing and (self.schedule is not None or self.assets is not None):
+            raise AuthoringError(f"{name}: param {missing[0]!r} needs a default, or the DAG no schedule")
         if self.catchup and self.start is None:
             raise AuthoringError(f"{name}: catchup needs a start to catch up from")
         for limit in ("max_active_runs", "max_active_tasks"):
@@ -117,6 +119,11 @@ class DAG:
         if not callable(function):
             raise AuthoringError(f"DAG {self.dag_id!r}: {name} must be a function, not {function!r}")
         return Node(options, function, inspect.signature(function), {}, self.place)
+
+    @property
+    def timetable(self) -> Timetable:
+        """When it runs, with its zone and start filled in."""
+        return from_plain(self._plain, self.timezone)
 
     def __repr__(self) -> str:
         return f"<DAG {self.dag_id}, {len(self.nodes)} tasks>"
@@ -188,7 +195,7 @@ class DAG:
         return DagSpec(
             dag_id=self.dag_id,
             description=self.description,
-            schedule=self.schedule,
+            schedule=self._plain,
             assets=self.assets,
             timezone=self.timezone,
             start=None if self.start is None else self.start.isoformat(),
@@ -196,6 +203,7 @@ class DAG:
             max_active_runs=self.max_active_runs,
             max_active_tasks=self.max_active_tasks,
             run_timeout_seconds=None if self.run_timeout is None else self.run_timeout.total_seconds(),
+            params=self.params,
             tags=self.tags,
             tasks=tuple(
                 _task_spec(task_id, node, upstream[task_id], self._rule(node, upstream[task_id]))
@@ -269,7 +277,7 @@ class DAG:
             )
         kept = {names[c] for c in chosen}
         kept |= set(reachable(downstream, kept))
-        return [t for t in downstream[task_id] if t not in kept]
+        return [t for t in downstream[task_id] if t not in kept and not self.nodes[t].options.teardown]
 
     def may_retry(self, task_id: str, error: BaseException) -> bool:
         """Whether trying this task again after this exception may help."""
@@ -300,14 +308,20 @@ class DAG:
         storage_url: str = "",
         connections: Mapping[str, Connection | str] | None = None,
         variables: Mapping[str, Any] | None = None,
+        on_end: Callable[[str, str, Any], None] = lambda *_: None,
     ) -> dict[str, Any]:
         """Run the whole DAG in this process, in dependency order; returns task id → value.
 
         A skipped task is not in the result. The first exception of a task ends the test and names the task.
-        Retries, queues and timeouts play no part. `connections` (URLs or Connections) and `variables` are what
-        `connection(name)` and `variable(name)` find, before what the environment says.
+        `on_end` is told of every task: its id, its state, and its value or its exception. Retries, queues and
+        timeouts play no part. `connections` (URLs or Connections) and `variables` are what `connection(name)` and
+        `variable(name)` find, before what the environment says.
         """
         self.check_acyclic()
+        values = declared.defaults(self.params) | (params or {})
+        wrong = declared.problems(self.params, values)
+        if wrong:
+            raise ValueError("; ".join(wrong))
         when = logical_date or dt.datetime.now(dt.UTC)
         results: dict[str, Any] = {}
         ends: dict[str, str] = {}
@@ -316,13 +330,14 @@ class DAG:
             node = self.nodes[task_id]
             if ends.get(task_id) or not self._due(node, upstream[task_id], ends):
                 ends.setdefault(task_id, "skipped")
+                on_end(task_id, "skipped", None)
                 continue
             context = Context(
                 dag_id=self.dag_id,
                 run_id="test",
                 task_id=task_id,
                 logical_date=when,
-                params=params or {},
+                params=values,
                 node="local",
                 storage_url=storage_url,
                 waiting_since=dt.datetime.now(dt.UTC),
@@ -332,11 +347,14 @@ class DAG:
                     results[task_id] = self._test_task(node, context, results)
             except Skip:
                 ends[task_id] = "skipped"
+                on_end(task_id, "skipped", None)
                 continue
             except Exception as e:
                 e.add_note(f"in task {task_id!r} of DAG {self.dag_id!r}")
+                on_end(task_id, "failed", e)
                 raise
             ends[task_id] = "success"
+            on_end(task_id, "success", results[task_id])
             ends.update(dict.fromkeys(self.left_out(task_id, results[task_id]), "skipped"))
         return results
 
@@ -356,13 +374,23 @@ class DAG:
                     return self.run_task(context.task_id, context, results)
                 except Defer as e:
                     time.sleep(e.delay.total_seconds())
-        lists = [results.get(x.task_id) or [] if isinstance(x, Output) else x for x in node.mapped.values()]
-        values = []
+        lists: list[Sequence[Any]] = []
+        for over in node.mapped.values():
+            found = results.get(over.task_id) if isinstance(over, Output) else over
+            if not isinstance(found, list | tuple):
+                raise TypeError(f"cannot map over what task {over.task_id!r} returned: it is no list")
+            lists.append(found)
+        values: list[Any] = []
+        skipped = 0
         for index, combination in enumerate(itertools.product(*lists)):
             items = {name: {"value": value} for name, value in zip(node.mapped, combination, strict=True)}
             one = dataclasses.replace(context, map_index=index)
-            values.append(self.run_task(context.task_id, one, results, items))
-        if not values:
+            try:
+                values.append(self.run_task(context.task_id, one, results, items))
+            except Skip:
+                values.append(None)
+                skipped += 1
+        if len(values) == skipped:
             raise Skip("nothing to map over")
         return values
 
@@ -429,7 +457,10 @@ class DagFactory:
     def __call__(self, *args: Any, **kwargs: Any) -> DAG:
         self.called = True
         description = self.options.get("description") or self.function.__doc__ or ""
-        made = DAG(self.dag_id, **{**self.options, "description": description})
+        try:
+            made = DAG(self.dag_id, **{**self.options, "description": description})
+        except AuthoringError as e:
+            raise AuthoringError(e.what, self.place) from None
         made.place = self.place
         with made:
             self.function(*args, **kwargs)
@@ -442,7 +473,7 @@ def dag(function: Callable[..., Any], /) -> DagFactory: ...
 def dag(
     *,
     dag_id: str | None = None,
-    schedule: str | Condition | Sequence[Asset] | None = None,
+    schedule: str | dt.timedelta | Timetable | Condition | Sequence[Asset] | None = None,
     start: dt.datetime | None = None,
     timezone: str = "UTC",
     catchup: bool = False,

@@ -1,9 +1,10 @@
 """Connections and variables by name: what a pipeline needs to know of its environment and must not carry itself.
 
-A running task has a provider, a callable `(kind, name) -> dict | None` with kind "connection" or "variable":
-for a connection the fields of `Connection` (without `name`), for a variable `{"value": …}`, None for what it does not
-know. Then come the environment variables `SLUICE_CONN_<NAME>` (a URL) and `SLUICE_VAR_<NAME>` (text), the name in
-capitals with `_` for everything that is not a letter or a digit.
+A running task has a provider, a callable `(kind, name) -> dict | None` with kind "connection" or "variable": for a
+connection it answers the fields of `Connection` (without `name`), for a variable `{"value": …}`, None for what it does
+not know; what it raises is what the task sees. `install` sets it for a process, `providing` for a block. Next are the
+environment variables `SLUICE_CONN_<NAME>` (a URL) and `SLUICE_VAR_<NAME>` (text), the name in capitals with `_` for
+everything that is not a letter or a digit.
 """
 
 from __future__ import annotations
@@ -86,6 +87,12 @@ class Connection:
 
 
 _provider: contextvars.ContextVar[Provider | None] = contextvars.ContextVar("sluice_lookup", default=None)
+_of_process: list[Provider] = []
+
+
+def install(provider: Provider) -> None:
+    """Answer from this provider in the whole process, in threads that a task starts too: what a worker's child does."""
+    _of_process[:] = [provider]
 
 
 @contextlib.contextmanager
@@ -143,7 +150,7 @@ def variable(name: str, default: Any = _NOTHING) -> Any:
 
 
 def _ask(kind: Kind, name: str) -> Mapping[str, Any] | None:
-    provider = _provider.get()
+    provider = _provider.get() or (_of_process[0] if _of_process else None)
     return None if provider is None else provider(kind, name)
 
 

@@ -19,6 +19,8 @@ TRIGGER_RULES = (
     "none_failed_min_one_success",
     "always",
 )
+# Those that start a task only after all its upstream tasks: what it is mapped over is there then.
+MAPPED_RULES = ("all_success", "all_done", "none_failed", "none_skipped", "none_failed_min_one_success")
 
 
 def decide(rule: str, *, total: int, success: int, failed: int, skipped: int) -> Decision:

@@ -6,15 +6,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-PRESETS = {
-    "@hourly": "0 * * * *",
-    "@daily": "0 0 * * *",
-    "@midnight": "0 0 * * *",
-    "@weekly": "0 0 * * 0",
-    "@monthly": "0 0 1 * *",
-    "@yearly": "0 0 1 1 *",
-    "@annually": "0 0 1 1 *",
-}
+from runner.authoring.timetables import Timetable, from_plain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,15 +61,16 @@ class DagSpec:
     """A DAG and its tasks, in the order they were written.
 
     `schedule` is None (only by hand), a cron expression or a preset such as `@daily`, read in `timezone` (an
-    IANA name). `start` is an aware ISO 8601 time before which nothing is scheduled. `max_active_runs` None
-    means no limit of its own; more runs than that wait. `max_active_tasks` counts over all runs of the DAG.
-    `assets`: the condition for a run over assets, as authoring.assets has it.
-    `callbacks` are tasks that run when a run has ended: ids `@on_success` and `@on_failure`.
+    IANA name), or a JSON object for any other timetable (`text` in it is for people). `start` is an aware
+    ISO 8601 time before which nothing is scheduled. `max_active_runs` None means no limit of its own; more runs than
+    that wait. `max_active_tasks` counts over all runs of the DAG. `callbacks` are tasks that run when a run has ended:
+    ids `@on_success` and `@on_failure`. `assets`: the condition for a run over assets, as authoring.assets has it.
+    `params`: name → JSON Schema, with its default.
     """
 
     dag_id: str
     description: str = ""
-    schedule: str | None = None
+    schedule: str | dict[str, Any] | None = None
     assets: dict[str, Any] | None = None
     timezone: str = "UTC"
     start: str | None = None
@@ -85,13 +78,14 @@ class DagSpec:
     max_active_runs: int | None = None
     max_active_tasks: int | None = None
     run_timeout_seconds: float | None = None
+    params: dict[str, Any] = field(default_factory=dict)
     tags: tuple[str, ...] = ()
     tasks: tuple[TaskSpec, ...] = ()
     callbacks: tuple[TaskSpec, ...] = ()
 
-    def cron(self) -> str | None:
-        """The schedule as a cron expression, presets spelled out; None without a schedule."""
-        return None if self.schedule is None else PRESETS.get(self.schedule, self.schedule)
+    def timetable(self) -> Timetable:
+        """When it runs. Raises TimetableError for a schedule that this release does not know."""
+        return from_plain(self.schedule, self.timezone)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""

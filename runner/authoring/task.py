@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, overload
 from runner.authoring.context import Context, get_current_context
 from runner.authoring.errors import AuthoringError, Place, caller
 from runner.authoring.patience import Patience
-from runner.authoring.rules import TRIGGER_RULES
+from runner.authoring.rules import MAPPED_RULES, TRIGGER_RULES
 
 if TYPE_CHECKING:
     from runner.authoring.dag import DAG
@@ -35,7 +35,8 @@ class Options:
     until it has succeeded in the run before. setup, teardown: makes and removes what the tasks between need.
     isolation "fresh": a process of its own; memory_mb, cpu_seconds: limits of it. on_lost "hold": if its node is not
     heard any more, wait for proof that it is dead. on_success, on_failure, on_retry: called with (context, error or
-    None) where the task ran. outlets: assets it updates.
+    None) where the task ran. outlets: assets it updates. connections: names of those it needs; a push to an
+    environment that lacks one is refused.
     """
 
     task_id: str
@@ -63,6 +64,7 @@ class Options:
     on_failure: Callback | None = None
     on_retry: Callback | None = None
     outlets: tuple[str, ...] = ()
+    connections: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_id("task_id", self.task_id)
@@ -71,8 +73,10 @@ class Options:
             check_id("pool", self.pool)
         if isinstance(self.no_retry_on, type):
             object.__setattr__(self, "no_retry_on", (self.no_retry_on,))
-        if not isinstance(self.outlets, str):
-            object.__setattr__(self, "outlets", tuple(str(o) for o in self.outlets))
+        outlets = (self.outlets,) if isinstance(self.outlets, str) else self.outlets
+        object.__setattr__(self, "outlets", tuple(str(o) for o in outlets))
+        if isinstance(self.connections, str):
+            object.__setattr__(self, "connections", (self.connections,))
         for name, fits, wanted in self._checks():
             if not fits:
                 raise self._wrong(name, wanted)
@@ -103,6 +107,8 @@ class Options:
         yield "memory_mb", self.memory_mb is None or _is_int(self.memory_mb, 16), "an int, 16 or more, or None"
         cpu = self.cpu_seconds is None or _is_number(self.cpu_seconds, 0.1, 1e9)
         yield "cpu_seconds", cpu, "a number above 0, or None"
+        names = isinstance(self.connections, tuple | list) and all(isinstance(c, str) for c in self.connections)
+        yield "connections", names, "names of connections"
         yield "on_lost", self.on_lost in ("retry", "hold"), "retry or hold"
         for name in ("on_success", "on_failure", "on_retry"):
             yield name, getattr(self, name) is None or callable(getattr(self, name)), "a function, or None"
@@ -329,6 +335,8 @@ class Partial:
         name = self.task.options.task_id
         if not over:
             raise AuthoringError(f"task {name!r}: map() needs a list by the name of an argument, e.g. map(file=files)")
+        if self.task.branch:
+            raise AuthoringError(f"task {name!r} decides what runs after it: it cannot be mapped")
         lists = {}
         for argument, value in over.items():
             if not isinstance(value, Output | list | tuple):
@@ -338,6 +346,12 @@ class Partial:
             if not isinstance(value, Output) and any(True for _ in outputs_in(value)):
                 raise AuthoringError(f"task {name!r}: map({argument}=…) over a list with outputs of tasks in it")
             lists[argument] = value
+        rule = self.task.options.trigger_rule
+        if rule not in MAPPED_RULES and any(isinstance(value, Output) for value in lists.values()):
+            raise AuthoringError(
+                f"task {name!r}: with trigger_rule {rule!r} it may start before the list it is mapped over is there; "
+                f"use one of {', '.join(MAPPED_RULES)}"
+            )
         twice = sorted(set(self.fixed) & set(lists))
         if twice:
             raise AuthoringError(f"task {name!r}: {twice[0]} is given both to partial() and to map()")

@@ -26,6 +26,12 @@ def check_return_value(task_id: str, value: Any) -> Any:
     return json.loads(json.dumps(value))
 
 
+def not_json(value: Any) -> str:
+    """Which part of a value JSON or PostgreSQL's jsonb cannot hold, and why; empty if all of it fits."""
+    problem = _problem(value, "", set())
+    return f"{problem[0] or 'it'} is {problem[1]}, which is not JSON" if problem else ""
+
+
 def _problem(value: Any, where: str, parents: set[int]) -> tuple[str, str] | None:
     if value is None or isinstance(value, bool | int):
         return None

@@ -32,3 +32,14 @@ def unpack(tar: tarfile.TarFile, target: Path) -> None:
             while block := source.read(1 << 20):
                 out.write(block)
         destination.chmod(0o755 if member.mode & 0o100 else 0o644)
+
+
+def files_in(tar: tarfile.TarFile) -> dict[str, bytes]:
+    """The content of every regular file, by path."""
+    out = {}
+    for member in tar.getmembers():
+        source = tar.extractfile(member) if member.isfile() else None
+        if source is not None:
+            with source:
+                out[member.name] = source.read()
+    return out

@@ -10,26 +10,38 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from runner.bundle.wheels import MANIFEST
 from runner.settings import UsageError
 
+VERSION_DIGITS = 16
 LIMIT = 200 * 1024 * 1024  # bytes, unpacked; pipelines are code, data belongs into storage
 
 
 class Archive(NamedTuple):
-    """A built bundle: `data` is a tar.gz, `version` names what is in it, `name` is the directory's."""
+    """A built bundle: `data` is a tar.gz, `sha256` of the tar in it, whose first 16 digits are the `version`."""
 
     name: str
-    version: str
+    sha256: str
     data: bytes
 
+    @property
+    def version(self) -> str:
+        return self.sha256[:VERSION_DIGITS]
 
-def build(directory: Path) -> Archive:
+
+def build(directory: Path, manifest: bytes | None = None) -> Archive:
     """Pack a directory; the same content gives the same version anywhere, whatever its times and owners.
 
-    Left out: hidden files and folders, `__pycache__`, compiled files. Raises UsageError for something that is no
-    directory, for links, and above 200 MiB.
+    `manifest` lists the wheels that go with it. Left out: hidden files and folders, `__pycache__`, compiled files.
+    Raises UsageError for something that is no directory, for links, and above 200 MiB.
     """
     directory = directory.resolve()
+    content = pack(directory, manifest)
+    return Archive(directory.name, digest(content), gzip.compress(content, mtime=0))
+
+
+def pack(directory: Path, manifest: bytes | None = None) -> bytes:
+    """The tar of a bundle. One that was unpacked gives the same bytes again."""
     if not directory.is_dir():
         raise UsageError(f"bundle {directory} is not a directory")
     buffer = io.BytesIO()
@@ -43,17 +55,23 @@ def build(directory: Path) -> Archive:
                     f"bundle {directory} is larger than {LIMIT >> 20} MiB (at {path.relative_to(directory)})",
                     "keep data in storage, not beside the pipelines",
                 )
-            info = tarfile.TarInfo(path.relative_to(directory).as_posix())
-            info.size = len(data)
-            info.mode = 0o755 if path.stat().st_mode & 0o100 else 0o644
-            tar.addfile(info, io.BytesIO(data))  # TarInfo: time, user and group are 0 unless set
-    content = buffer.getvalue()
-    return Archive(directory.name, version_of(content), gzip.compress(content, mtime=0))
+            mode = 0o755 if path.stat().st_mode & 0o100 else 0o644
+            _add(tar, path.relative_to(directory).as_posix(), data, mode)
+        if manifest is not None:
+            _add(tar, MANIFEST, manifest, 0o644)
+    return buffer.getvalue()
 
 
-def version_of(tar: bytes) -> str:
-    """The version of an unpacked tar. Not of the tar.gz: two zlibs compress the same content differently."""
-    return hashlib.sha256(tar).hexdigest()[:16]
+def digest(tar: bytes) -> str:
+    """The sha256 of a tar. Not of the tar.gz: two zlibs compress the same content differently."""
+    return hashlib.sha256(tar).hexdigest()
+
+
+def _add(tar: tarfile.TarFile, name: str, data: bytes, mode: int) -> None:
+    info = tarfile.TarInfo(name)  # time, user and group are 0 unless set
+    info.size = len(data)
+    info.mode = mode
+    tar.addfile(info, io.BytesIO(data))
 
 
 def _files(directory: Path) -> Iterator[Path]:

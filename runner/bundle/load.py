@@ -3,48 +3,27 @@
 from __future__ import annotations
 
 import datetime as dt
-import fcntl
 import importlib
 import os
+import resource
 import sys
 import traceback
-import zoneinfo
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
-
-from cronsim import CronSim, CronSimError
 
 from runner.authoring import DAG, AuthoringError
 from runner.authoring.dag import collecting
-from runner.settings import SluiceError
+from runner.authoring.timetables import Manual, TimetableError
+from runner.authoring.values import not_json
+from runner.bundle import environment
+from runner.bundle.cache import hold
+from runner.bundle.problem import BundleError, Problem
 
+IMPORT_ERROR = "import error"
 _loaded: list[str] = []  # directories put on sys.path by the last load
-_in_use: dict[str, int] = {}  # directory → descriptor of its lock
-
-
-class Problem(NamedTuple):
-    """Something wrong in a bundle's file (relative to the bundle), `line` 0 where there is none."""
-
-    file: str
-    line: int
-    what: str
-
-    def __str__(self) -> str:
-        return f"{self.file}:{self.line}: {self.what}" if self.line else f"{self.file}: {self.what}"
-
-
-class BundleError(SluiceError):
-    """A bundle that cannot be used; `problems` are all that were found."""
-
-    def __init__(self, directory: Path | str, problems: Sequence[Problem]) -> None:
-        self.problems = list(problems)
-        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        super().__init__(
-            f"bundle {Path(directory).name}: {problems[0]}{more}", "nothing was changed; fix it and push again"
-        )
+_LONG_AGO = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 
 def load(directory: Path) -> dict[str, DAG]:
@@ -59,10 +38,21 @@ def load(directory: Path) -> dict[str, DAG]:
     return dags
 
 
-def inspect(directory: Path, at: Callable[[str], None] | None = None) -> tuple[dict[str, DAG], list[Problem]]:
-    """What `load` finds, with the problems beside it instead of raised. `at` is told each file before its import."""
+def inspect(
+    directory: Path,
+    at: Callable[[str], None] | None = None,
+    skip: Collection[str] = (),
+    connections: Collection[str] | None = None,
+) -> tuple[dict[str, DAG], list[Problem]]:
+    """What `load` finds, with the problems beside it instead of raised.
+
+    `at`, for a bundle that is being validated, is told each file before code of it is run; whole DAGs are looked at
+    only then. Files in `skip` are left out. `connections` are the names that the environment knows, None if no one
+    asks.
+    """
     directory = directory.resolve()
-    _hold(directory)
+    hold(directory)
+    environment.enter()
     _forget()
     problems: list[Problem] = []
     files = pipeline_files(directory)
@@ -74,14 +64,20 @@ def inspect(directory: Path, at: Callable[[str], None] | None = None) -> tuple[d
             if path.stem in sys.stdlib_module_names:
                 problems.append(Problem(path.name, 0, f"has the name of Python's own module {path.stem}; rename it"))
                 continue
+            if path.name in skip:
+                continue
             if at is not None:
                 at(path.name)
             _attempt(directory, path.name, problems, partial(importlib.import_module, path.stem))
         for factory in found.uncalled():
+            if at is not None:
+                at(Path(factory.place.file).name)
             _attempt(directory, Path(factory.place.file).name, problems, factory)
-    for made in found.dags.values():
-        problems += _schedule_problems(directory, made)
-    if not found.dags and not problems:
+    for made in found.dags.values() if at is not None else ():  # every worker need not do it again
+        _attempt(
+            directory, Path(made.place.file).name, problems, partial(_check, directory, made, problems, connections)
+        )
+    if not found.dags and not problems and not skip:
         problems.append(Problem(directory.name, 0, "no DAG found in its top-level *.py files"))
     return found.dags, sorted(set(problems))
 
@@ -110,7 +106,11 @@ def _from_traceback(directory: Path, file: str, error: BaseException) -> Problem
     own = [f for f in traceback.extract_tb(error.__traceback__) if f.filename.startswith(f"{directory}{os.sep}")]
     text = " ".join(str(error).split())
     if isinstance(error, ImportError):
-        what = f"import error: {text}"
+        what = f"{IMPORT_ERROR}: {text}"
+    elif isinstance(error, MemoryError):
+        limit = resource.getrlimit(resource.RLIMIT_DATA)[0]
+        most = f" more than {limit >> 20} MiB of" if limit != resource.RLIM_INFINITY else " too much"
+        what = f"needs{most} memory while importing; load data in tasks, not while the file is read"
     else:
         what = f"{type(error).__name__} while importing" + (f": {text}" if text else "")
     if own:
@@ -118,18 +118,28 @@ def _from_traceback(directory: Path, file: str, error: BaseException) -> Problem
     return Problem(file, 0, what)
 
 
+def _check(directory: Path, made: DAG, problems: list[Problem], connections: Collection[str] | None) -> None:
+    """Find out what is wrong with a whole DAG. Raises AuthoringError for a circle in it."""
+    what = not_json(made.spec().to_json())  # what the database cannot hold
+    if what:
+        problems.append(Problem(_relative(directory, made.place.file), made.place.line, f"DAG {made.dag_id!r}: {what}"))
+    problems += _schedule_problems(directory, made)
+    for task_id, node in made.nodes.items() if connections is not None else ():
+        for name in sorted(set(node.options.connections) - set(connections or ())):
+            what = f"task {task_id!r} needs the connection {name!r}, which this environment does not have"
+            problems.append(Problem(_relative(directory, node.place.file), node.place.line, what))
+
+
 def _schedule_problems(directory: Path, made: DAG) -> list[Problem]:
-    cron = made.spec().cron()
-    if cron is None:
-        return []
+    timetable = made.timetable
     try:
-        next(CronSim(cron, dt.datetime.now(zoneinfo.ZoneInfo(made.timezone))))
-        return []
-    except CronSimError as e:
-        why = str(e)
-    except StopIteration:
+        # What is over is no mistake: a one-off stays in its file.
+        if isinstance(timetable, Manual) or timetable.after(dt.datetime.now(dt.UTC)) or timetable.after(_LONG_AGO):
+            return []
         why = "it never comes"
-    what = f"DAG {made.dag_id!r}: bad schedule {made.schedule!r}: {why}"
+    except TimetableError as e:
+        why = e.what
+    what = f"DAG {made.dag_id!r}: bad schedule '{made.schedule}': {why}"
     return [Problem(_relative(directory, made.place.file), made.place.line, what)]
 
 
@@ -153,17 +163,3 @@ def _is_from(module: ModuleType | None, directory: str) -> bool:
     file = getattr(module, "__file__", None)
     paths = [file] if file else list(getattr(module, "__path__", []))
     return any(isinstance(p, str) and p.startswith(f"{directory}{os.sep}") for p in paths)
-
-
-def lock_of(directory: Path) -> Path:
-    """The lock file of a directory in the cache: shared by its users, exclusive to remove it."""
-    return directory.with_name(f"{directory.name}.lock")
-
-
-def _hold(directory: Path) -> None:
-    lock = lock_of(directory)
-    if str(directory) in _in_use or not lock.exists():
-        return
-    fd = os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
-    fcntl.flock(fd, fcntl.LOCK_SH)
-    _in_use[str(directory)] = fd  # never closed: forked children share it

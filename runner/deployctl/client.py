@@ -18,6 +18,7 @@ from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from runner import settings as configuration
 from runner.deployctl import environment
+from runner.deployctl.pipelines import Pipelines
 from runner.localcloud import state as localcloud
 from runner.settings import Settings, SluiceError, UsageError
 from runner.state import db
@@ -35,6 +36,10 @@ class Client:
     def artifacts(self) -> Storage:
         """Where releases and bundles are kept."""
         return Storage.open(self.settings.artifacts_url, region=self.settings.region)
+
+    def pipelines(self) -> Pipelines:
+        """Pipeline code: what is published and active, and the means to change it."""
+        return Pipelines(self.engine, self.artifacts())
 
 
 @contextlib.contextmanager

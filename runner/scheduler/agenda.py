@@ -12,6 +12,7 @@ SELECT EXISTS (SELECT 1 FROM dag WHERE active AND NOT paused AND schedule IS NOT
                AND (next_run_at IS NULL OR next_run_at <= now())) AS due_dags,
        EXISTS (SELECT 1 FROM dag_run WHERE state = 'queued') AS queued_runs,
        EXISTS (SELECT 1 FROM dag_run WHERE state = 'running' AND deadline_at <= now()) AS late_runs,
+       EXISTS (SELECT 1 FROM backfill WHERE state = 'running') AS backfills,
        EXISTS (SELECT 1 FROM task_instance WHERE state = 'up_for_retry' AND available_at <= now()) AS retries,
        EXISTS (SELECT 1 FROM task_instance WHERE state = 'waiting' AND past_blocked) AS past,
        EXISTS (SELECT 1 FROM task_instance WHERE state = 'ready' AND NOT admitted) AS limited,
@@ -27,6 +28,7 @@ class Agenda(NamedTuple):
     due_dags: bool
     queued_runs: bool
     late_runs: bool
+    backfills: bool
     retries: bool
     past: bool
     limited: bool

@@ -27,10 +27,11 @@ from runner.scheduler import lost_nodes
 from runner.scheduler.agenda import agenda
 from runner.scheduler.create_runs import create_runs
 from runner.scheduler.dispatch import Resender, dispatch
+from runner.scheduler.lookup import provider
 from runner.scheduler.reap import Reaper
 from runner.scheduler.sense import Sensing
 from runner.settings import Settings, SluiceError
-from runner.state import assets, bundles, nodes, transitions
+from runner.state import assets, backfills, bundles, nodes, transitions
 from runner.state.db import connect, listen
 from runner.state.doorbell import Doorbell, celery_app
 from runner.telemetry import systemd
@@ -67,7 +68,7 @@ class Scheduler:
         self.doorbell = Doorbell(celery_app(settings.broker()))
         self.resender = Resender(self.engine, self.doorbell)
         self.reaper = Reaper(settings.lease_seconds)
-        self.sensing = Sensing(self.engine, settings.node_id)
+        self.sensing = Sensing(self.engine, settings.node_id, provider=provider(self.engine, settings))
         self.stopping = threading.Event()
         self._periodic = [
             Every(settings.heartbeat_seconds, self._heartbeat),
@@ -110,7 +111,9 @@ class Scheduler:
             self._repeat(create_runs)
         if todo.assets:
             self._repeat(assets.create_runs)
-        if todo.queued_runs:
+        if todo.backfills:
+            self._advance_backfills()
+        if todo.queued_runs or todo.backfills:
             self._start_runs()
         if todo.late_runs:
             self._repeat(transitions.time_out_runs)
@@ -118,7 +121,7 @@ class Scheduler:
             self._repeat(transitions.wake_retries)
         if todo.past:
             self._repeat(transitions.release_past)
-        if todo.limited or todo.queued_runs or todo.retries or todo.due_dags:
+        if todo.limited or todo.queued_runs or todo.backfills or todo.retries or todo.due_dags:
             with self.engine.begin() as connection:
                 transitions.admit(connection)
         if any(todo):
@@ -144,6 +147,16 @@ class Scheduler:
                 return
             dag_id, started = found
             after = after if started else dag_id
+            systemd.notify("WATCHDOG=1")
+
+    def _advance_backfills(self) -> None:
+        after = 0
+        while not self.stopping.is_set():
+            with self.engine.begin() as connection:
+                found = backfills.advance(connection, after)
+            if found is None:
+                return
+            after, _ = found
             systemd.notify("WATCHDOG=1")
 
     def _look_for_lost_nodes(self) -> None:

@@ -31,6 +31,7 @@ TASK_STATES = ("waiting", "ready", "queued", "running", "deferred", "up_for_retr
 TASK_KINDS = ("task", "sensor", "mapped", "item", "callback")
 ORDERS = ("fail", "succeed", "skip", "restart")  # what a running task is to become when its process has been ended
 RUN_STATES = ("queued", "running", "success", "failed")
+BACKFILL_STATES = ("running", "paused", "cancelled", "done")
 NODE_STATES = ("booting", "ready", "draining", "drained", "gone")
 ROLLOUT_STATES = ("running", "succeeded", "failed", "aborted")
 STEP_STATES = ("pending", "running", "done", "failed")
@@ -67,6 +68,7 @@ class Bundle(Base):
     name: Mapped[str]  # the directory's name: versions of one bundle replace each other
     url: Mapped[str]
     size: Mapped[int] = mapped_column(BigInteger)
+    sha256: Mapped[str] = mapped_column(server_default="")  # of the tar in the archive; '' ships with the release
     created_at: Mapped[dt.datetime] = mapped_column(server_default=func.now())
     created_by: Mapped[str]
 
@@ -285,6 +287,47 @@ class TaskInstance(Base):
     )
 
 
+class Backfill(Base):
+    """A wish to run a DAG for a span of past instants: what it consists of is in `backfill_run`."""
+
+    __tablename__ = "backfill"
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    dag_id: Mapped[str]
+    which: Mapped[str]  # missing, failed, all
+    state: Mapped[str] = mapped_column(server_default="running")
+    max_active: Mapped[int]
+    priority: Mapped[int]
+    tasks: Mapped[list[str] | None]
+    total: Mapped[int]
+    created_by: Mapped[str]
+    created_at: Mapped[dt.datetime] = mapped_column(server_default=func.now())
+    ended_at: Mapped[dt.datetime | None]
+    __table_args__ = (
+        _one_of("state", BACKFILL_STATES),
+        Index("ix_backfill_running", "id", postgresql_where=text("state = 'running'")),
+    )
+
+
+class BackfillRun(Base):
+    """One instant of a backfill, in the order it is to be run; `run_id` once it is under way."""
+
+    __tablename__ = "backfill_run"
+    backfill_id: Mapped[int] = mapped_column(
+        BigInteger, ForeignKey("backfill.id", ondelete="CASCADE"), primary_key=True
+    )
+    seq: Mapped[int] = mapped_column(primary_key=True)
+    logical_date: Mapped[dt.datetime]
+    interval_start: Mapped[dt.datetime]
+    interval_end: Mapped[dt.datetime]
+    again: Mapped[bool]  # its run exists and is cleared, else it is created
+    started: Mapped[bool] = mapped_column(server_default=text("false"))
+    run_id: Mapped[int | None] = mapped_column(BigInteger)
+    __table_args__ = (
+        Index("ix_backfill_run_waiting", "backfill_id", "seq", postgresql_where=text("NOT started")),
+        Index("ix_backfill_run_run", "run_id", postgresql_where=text("run_id IS NOT NULL")),
+    )
+
+
 class XCom(Base):
     """A task's return value, passed to the tasks that take it."""
 
@@ -330,6 +373,29 @@ class Pool(Base):
     name: Mapped[str] = mapped_column(primary_key=True)
     slots: Mapped[int]
     description: Mapped[str] = mapped_column(server_default="")
+    source: Mapped[str | None]  # the file it was applied from
+
+
+class StoredConnection(Base):
+    """How to reach a system, for tasks that ask by name; secrets in it are references or encrypted."""
+
+    __tablename__ = "connection"
+    name: Mapped[str] = mapped_column(primary_key=True)
+    value: Mapped[Any] = mapped_column(JSONB)
+    source: Mapped[str | None]  # the file it was applied from
+    updated_at: Mapped[dt.datetime] = mapped_column(server_default=func.now())
+    updated_by: Mapped[str]
+
+
+class Variable(Base):
+    """A value for tasks that ask by name, the same in all pipelines of the environment."""
+
+    __tablename__ = "variable"
+    name: Mapped[str] = mapped_column(primary_key=True)
+    value: Mapped[Any] = mapped_column(JSONB)
+    source: Mapped[str | None]  # the file it was applied from
+    updated_at: Mapped[dt.datetime] = mapped_column(server_default=func.now())
+    updated_by: Mapped[str]
 
 
 class Event(Base):

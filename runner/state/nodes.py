@@ -34,10 +34,11 @@ class NodeInfo:
 
 @dataclass(frozen=True)
 class Orders:
-    """The answer to a heartbeat: the node's state, and its leases.
+    """The answer to a heartbeat: the node's state, its leases, and the last change of pipeline code.
 
     held: all that the database knows of. renewed: those of them that were renewed; a row that somebody else has
     locked at that moment is left for the next beat. ended: those whose task a person or a deadline wants ended.
+    deploy: id of the newest line of the history of pipeline code.
     """
 
     state: str
@@ -46,6 +47,7 @@ class Orders:
     held: frozenset[uuid.UUID]
     renewed: frozenset[uuid.UUID]
     ended: frozenset[uuid.UUID]
+    deploy: int = 0
 
 
 def queue_of(node_id: str) -> str:
@@ -90,7 +92,8 @@ WITH beat AS ({_BEAT}), mine AS (
     SELECT lease_token, ordered FROM task_instance WHERE state = 'running' AND node_id = :node_id
 )
 SELECT state, reason, deadline_at, ARRAY(SELECT lease_token FROM held), ARRAY(SELECT lease_token FROM renewed),
-       ARRAY(SELECT lease_token FROM held WHERE ordered IS NOT NULL)
+       ARRAY(SELECT lease_token FROM held WHERE ordered IS NOT NULL),
+       coalesce((SELECT id FROM deploy WHERE kind = 'code' ORDER BY id DESC LIMIT 1), 0)
 FROM node WHERE node_id = :node_id
 """)
 
@@ -150,7 +153,10 @@ def heartbeat(
         _HEARTBEAT,
         {"node_id": node_id, "tokens": [str(t) for t in tokens], "lease": lease_seconds},
     ).one_or_none()
-    return Orders(*row[:3], *map(frozenset, row[3:])) if row else None
+    if row is None:
+        return None
+    held, renewed, ended = map(frozenset, row[3:6])
+    return Orders(row[0], row[1], row[2], held, renewed, ended, row[6])
 
 
 def cordon(connection: Connection, node_id: str, *, reason: str, by: str, deadline_seconds: float) -> bool:

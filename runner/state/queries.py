@@ -50,7 +50,8 @@ FRESH_SECONDS = 15.0  # a node heard of within this time counts as live, as in t
 _DAG_COLUMNS = """
     d.dag_id, coalesce(v.spec ->> 'description', '') AS description,
     coalesce(v.spec -> 'tags', '[]') AS tags, d.bundle, d.bundle_version, d.active, d.paused, d.schedule,
-    coalesce(v.spec ->> 'timezone', 'UTC') AS timezone, d.next_run_at,
+    coalesce(v.spec ->> 'timezone', 'UTC') AS timezone,
+    nullif(d.next_run_at, '9999-01-01 00:00+00') AS next_run_at,  -- that is: never again
     (SELECT count(*) FROM dag_task t WHERE t.dag_id = d.dag_id AND t.bundle_version = d.bundle_version
      AND t.kind <> 'callback') AS tasks,
     (SELECT coalesce(jsonb_agg(jsonb_build_object(

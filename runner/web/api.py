@@ -14,6 +14,7 @@ from sqlalchemy import Connection
 from runner.settings import SluiceError
 from runner.state import assets, queries, transitions
 from runner.state import dags as dag_switches
+from runner.state import params as run_params
 from runner.state import rollouts as rollout_state
 from runner.state.assets import AssetRow
 from runner.state.queries import (
@@ -43,8 +44,20 @@ router = APIRouter(
 
 Ctx = Annotated[Context, Depends(context_of)]
 Limit = Annotated[int, Query(ge=1, le=1000)]
-RunState = Literal["running", "success", "failed"]
-TaskState = Literal["waiting", "ready", "queued", "running", "success", "failed", "skipped", "upstream_failed"]
+RunState = Literal["queued", "running", "success", "failed"]
+TaskState = Literal[
+    "waiting",
+    "ready",
+    "queued",
+    "running",
+    "deferred",
+    "up_for_retry",
+    "expanded",
+    "success",
+    "failed",
+    "skipped",
+    "upstream_failed",
+]
 
 
 class Trigger(BaseModel):
@@ -95,6 +108,7 @@ def trigger(context: Context, dag_id: str, wish: Trigger) -> int:
         found = require_dag(connection, dag_id)
         if not found.active:
             raise ConflictError(f"DAG {dag_id!r} is no longer in its bundle {found.bundle!r}", "publish it again")
+        run_params.check(connection, dag_id, wish.params)
         run_id = transitions.create_run(connection, dag_id, date, params=wish.params)
     if run_id is None:
         raise ConflictError(f"DAG {dag_id!r} has a run of {date.isoformat()} already", "choose another logical date")
@@ -138,6 +152,11 @@ def require_run(connection: Connection, run_id: int, **options: Any) -> RunDetai
     if found is None:
         raise NotFoundError(f"no run {run_id}", "`runner run list` shows the last ones")
     return found
+
+
+def local_path(back: str) -> str:
+    """Where a form wants to go back to, if that is a page of ours; else the first page."""
+    return back if back.startswith("/") and not back.startswith(("//", "/\\")) else "/"
 
 
 # --- the routes ---------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from runner.settings import Settings
 from runner.state import db
 from runner.telemetry import metrics
-from runner.web import api, errors, pages
+from runner.web import api, by_hand, errors, pages
 from runner.web.context import Context
 from runner.web.live import Hub
 
@@ -57,6 +57,7 @@ def create(settings: Settings, *, poll_seconds: float = 1.0) -> FastAPI:
     app.add_middleware(GZipMiddleware, minimum_size=1000, compresslevel=5)
     errors.install(app, pages.templates, loopback_only=settings.web_host in _LOOPBACK)
     app.include_router(api.router)
+    app.include_router(by_hand.router)
     app.include_router(pages.router)
     app.mount("/static", StaticFiles(directory=HERE / "static"), name="static")
 

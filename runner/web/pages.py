@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 from starlette.concurrency import run_in_threadpool
 
 from runner.settings import UsageError
-from runner.state import queries, rollouts
+from runner.state import backfills, queries, rollouts
 from runner.state.models import TASK_STATES
 from runner.web import api, graph, present
 from runner.web.context import Context, context_of
@@ -84,6 +84,7 @@ def dag(request: Request, context: Ctx, dag_id: str, before: int | None = None) 
             "runs": runs,
             "next_before": runs[-1].id if len(runs) == 25 else None,
             "slowest": max((r.seconds for r in runs), default=1.0) or 1.0,
+            "backfills": backfills.recent(connection, dag_id, limit=5),
             "drawing": graph.draw(_upstream(context, connection, dag_id, found.bundle_version)),
         }
 
@@ -180,9 +181,7 @@ def fleet(request: Request, context: Ctx) -> HTMLResponse:
 async def act(request: Request, context: Ctx, dag_id: str, action: str) -> Response:
     """The buttons: pause, unpause, trigger. They work without scripts as well."""
     body = {k: v[-1] for k, v in parse_qs((await request.body()).decode(errors="replace")).items()}
-    back = body.get("back", "/")
-    if not back.startswith("/") or back.startswith(("//", "/\\")):
-        back = "/"
+    back = api.local_path(body.get("back", "/"))
     return await run_in_threadpool(_act, request, context, dag_id, action, back)
 
 

@@ -15,6 +15,7 @@ from jinja2 import Environment, StrictUndefined
 from runner.state.queries import EventRow, NodeRow
 
 WORDS = {
+    "up_for_retry": "up for retry",
     "upstream_failed": "upstream failed",
     "wait_ready": "wait until ready",
 }

@@ -8,6 +8,7 @@ same bundle version, one after another.
 On the socket between worker and child both sides send one JSON object a line:
 worker → child: {"run": {…}} a task, {"lease": seconds} its lease was renewed
 child → worker: {"pid": n} once, then {"result": …, "value": …, "error": …, "retry": …} a task
+and what a task asks for meanwhile: see `runner.worker.ask`
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from runner.authoring import DAG, Context, Defer, Skip
+from runner.authoring.lookup import providing
+from runner.worker.ask import Asker
 from runner.worker.fence import Deadline, die_with_parent, outlive_parent
 
 
@@ -109,6 +112,7 @@ def child(dags: dict[str, DAG], worker: socket.socket) -> None:
     running = threading.Event()
     tasks: list[dict[str, Any]] = []
     arrived = threading.Semaphore(0)
+    asker = Asker(worker)
 
     def listen() -> None:
         # The lease is renewed here while the main thread is busy with the task.
@@ -117,6 +121,8 @@ def child(dags: dict[str, DAG], worker: socket.socket) -> None:
             if "run" in message:
                 tasks.append(message["run"])
                 arrived.release()
+            elif "answer" in message:
+                asker.answered(message["answer"])
             elif running.is_set():
                 deadline.arm(message["lease"])
         os.killpg(os.getpid(), signal.SIGKILL)  # the worker is gone, and so is everything that runs for it
@@ -127,11 +133,11 @@ def child(dags: dict[str, DAG], worker: socket.socket) -> None:
         request = tasks.pop(0)
         running.set()
         deadline.arm(request["lease"])
-        with _output_to(request["log"]):
+        with _output_to(request["log"]), providing(asker.ask):
             answer = _run(dags, request)
         running.clear()
         deadline.disarm()
-        _send(worker, answer)
+        asker.send(answer)
 
 
 class Terminated(BaseException):
@@ -156,7 +162,7 @@ def _run(dags: dict[str, DAG], request: dict[str, Any]) -> dict[str, Any]:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
     except Terminated:
         return {"result": "terminated"}
-    answer["rss_mb"] = _rss_mb()
+    answer["rss_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return answer
 
 
@@ -204,13 +210,8 @@ def limit(execution: dict[str, Any]) -> None:
 
 
 def _data_bytes() -> int:
-    with open("/proc/self/statm") as f:  # noqa: PTH123  (a process of a task does without pathlib's cost)
-        return int(f.read().split()[5]) * resource.getpagesize()
-
-
-def _rss_mb() -> float:
     with open("/proc/self/statm") as f:  # noqa: PTH123
-        return int(f.read().split()[1]) * resource.getpagesize() / 2**20
+        return int(f.read().split()[5]) * resource.getpagesize()
 
 
 @contextlib.contextmanager

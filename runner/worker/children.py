@@ -9,7 +9,6 @@ import select
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -19,12 +18,16 @@ from typing import Any
 
 import structlog
 
+from runner.bundle import interpreter
+from runner.worker.mask import Mask
+
 log = structlog.get_logger(__name__)
 
 START_SECONDS = 60.0  # a bundle's imports may take this long
 KILL_SECONDS = 5.0  # between TERM and KILL of a task that exceeded its time
 CLOSE_SECONDS = 2.0  # for a warm parent to end what runs under it
 TASKS_PER_CHILD = 100  # a leak in pipeline code stays small
+WITHHELD = {"SLUICE_SECRET_KEY"}  # a task that prints its environment must not print this
 WARM_PARENTS = 8  # bundle versions kept warm at once
 
 
@@ -65,11 +68,12 @@ class WarmParent:
         with theirs, log_path.open("ab") as output:
             # Popen from a thread that lives as long as the worker: the kernel ties the process to that thread.
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "runner.worker.child", str(bundle), str(theirs.fileno()), str(os.getpid())],
+                [interpreter(bundle), "-m", "runner.worker.child", str(bundle), str(theirs.fileno()), str(os.getpid())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
+                env={k: v for k, v in os.environ.items() if k not in WITHHELD},
                 start_new_session=True,
             )
         self._reader = self._control.makefile("rb")
@@ -136,38 +140,57 @@ class Child:
     def __init__(self, connection: socket.socket, parent: WarmParent) -> None:
         self._connection = connection
         self._parent = parent
-        self._reader = connection.makefile("rb")
+        self._received = bytearray()
+        self.mask = Mask()  # what its tasks were told, it may say later too
         self._lock = threading.Lock()
         self.tasks = 0
         self.busy = False
         self.reusable = True
         self.rss_mb = 0.0
-        hello = self._reader.readline()
+        hello = self._line(None)
         if not hello:
             # None of the task's code has run in it.
             raise ChildDied("the child was killed before its first task", int(signal.SIGKILL))
         self.pid: int = json.loads(hello)["pid"]
 
-    def run(self, request: dict[str, Any], timeout_seconds: float | None) -> dict[str, Any]:
-        """Run one task and return its answer. Raises ChildDied or TaskTimeout; the child is gone then."""
+    def run(
+        self,
+        request: dict[str, Any],
+        timeout_seconds: float | None,
+        ask: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+    ) -> dict[str, Any]:
+        """Run one task and return its answer; `ask` answers what it asks for meanwhile.
+
+        Raises ChildDied or TaskTimeout; the child is gone then.
+        """
         self.tasks += 1
         self.busy = True
         try:
-            return self._run(request, timeout_seconds)
+            return self._run(request, timeout_seconds, ask)
         finally:
             self.busy = False
 
-    def _run(self, request: dict[str, Any], timeout_seconds: float | None) -> dict[str, Any]:
+    def _run(
+        self,
+        request: dict[str, Any],
+        timeout_seconds: float | None,
+        ask: Callable[[dict[str, Any]], dict[str, Any]] | None,
+    ) -> dict[str, Any]:
+        end = None if timeout_seconds is None else time.monotonic() + timeout_seconds
+        answer: dict[str, Any] = {}
         try:
             self._send({"run": request})
-            if timeout_seconds is not None and not self._readable(timeout_seconds):
-                raise self._timeout(timeout_seconds)
-            line = self._reader.readline()
+            while "result" not in answer:
+                line = self._line(end)
+                if line is None:
+                    raise self._timeout(timeout_seconds or 0.0)
+                if not line:
+                    raise self._died()
+                answer = json.loads(line)
+                if "ask" in answer:
+                    self._send({"answer": ask(answer["ask"]) if ask else {"id": answer["ask"]["id"], "found": None}})
         except OSError:
-            line = b""
-        if not line:
-            raise self._died()
-        answer: dict[str, Any] = json.loads(line)
+            raise self._died() from None
         self.reusable = self.reusable and answer["result"] == "success"  # a failed task may leave anything behind
         self.rss_mb = float(answer.get("rss_mb", 0.0))
         return answer
@@ -200,8 +223,22 @@ class Child:
         """Let go of the socket; a child that still lives ends with it."""
         with contextlib.suppress(OSError):
             self._connection.shutdown(socket.SHUT_RDWR)
-        self._reader.close()
         self._connection.close()
+
+    def _line(self, end: float | None) -> bytes | None:
+        """The next line; empty if there will be none, None if it is not there by `end` (monotonic)."""
+        seen = 0
+        while (at := self._received.find(b"\n", seen)) < 0:
+            seen = len(self._received)
+            if end is not None and not self._readable(max(0.0, end - time.monotonic())):
+                return None
+            data = self._connection.recv(1 << 20)
+            if not data:
+                return b""
+            self._received += data
+        line = bytes(self._received[: at + 1])
+        del self._received[: at + 1]
+        return line
 
     def _send(self, message: dict[str, Any]) -> None:
         with self._lock:

@@ -21,6 +21,7 @@ from runner.worker.attempts import Attempt, Attempts
 from runner.worker.children import BundleBroken, ChildDied, Children, TaskTimeout
 from runner.worker.finish import Finisher
 from runner.worker.logs import LogShipper
+from runner.worker.lookup import Lookup
 from runner.worker.values import Values
 
 log = structlog.get_logger(__name__)
@@ -43,6 +44,7 @@ class Executor:
         finisher: Finisher,
         shipper: LogShipper,
         values: Values,
+        lookup: Lookup,
         refused: Callable[[], None],
     ) -> None:
         self._settings = settings
@@ -52,6 +54,7 @@ class Executor:
         self._finisher = finisher
         self._shipper = shipper
         self._values = values
+        self._lookup = lookup
         self._refused = refused
         self._queues = [*settings.queue_list, nodes.queue_of(settings.node_id)]
         self._logs = settings.home / "log" / "tasks"
@@ -144,6 +147,8 @@ class Executor:
             attempt.child = child
             if attempt.abandoned or attempt.ending:  # between the claim and here
                 raise ChildDied(attempt.abandoned or "ended before its start", int(signal.SIGKILL))
+            mask = child.mask
+            self._shipper.mask(log_path, mask)
             request = {
                 "context": self._context(claim, prefix).to_json(),
                 "inputs": inputs,
@@ -152,7 +157,9 @@ class Executor:
                 "log": str(log_path),
                 "lease": attempt.lease_until - time.monotonic(),
             }
-            answer = child.run(request, claim.timeout_seconds)
+            answer = child.run(request, claim.timeout_seconds, lambda ask: self._lookup.answer(ask, mask))
+        if answer.get("error"):
+            answer["error"] = mask.text(answer["error"])
         if answer["result"] == "terminated":
             return _interrupted(claim, "its process was told to end")
         return self._outcome(claim, answer)

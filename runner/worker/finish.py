@@ -6,6 +6,7 @@ import json
 import os
 import queue
 import threading
+import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ log = structlog.get_logger(__name__)
 
 BATCH = 200  # outcomes in one transaction
 RETRY_SECONDS = 1.0
+LINGER_SECONDS = 0.001  # a transaction costs more than this, and many short tasks then share one
 
 
 @dataclass
@@ -100,14 +102,22 @@ class Finisher:
     def _loop(self) -> None:
         stopping = False
         while not stopping:
-            batch = [self._inbox.get()]
-            while len(batch) < BATCH:
-                try:
-                    batch.append(self._inbox.get_nowait())
-                except queue.Empty:
-                    break
+            batch = self._gather()
             stopping = None in batch
             self._doorbell.ring(self._deliver([ended for ended in batch if ended is not None]))
+
+    def _gather(self) -> list[_Ended | None]:
+        """What has ended; while others are at work, a moment is waited for those that end just now as well."""
+        batch = [self._inbox.get()]
+        until = time.monotonic() + LINGER_SECONDS
+        while len(batch) < BATCH and batch[-1] is not None:
+            try:
+                left = until - time.monotonic()
+                wait = left > 0 and len(batch) < len(self._attempts)
+                batch.append(self._inbox.get(timeout=left) if wait else self._inbox.get_nowait())
+            except queue.Empty:
+                break
+        return batch
 
     def _deliver(self, batch: list[_Ended]) -> list[Message]:
         """Commit, however long the database is away; returns what is to be rung for."""

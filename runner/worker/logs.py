@@ -11,6 +11,7 @@ import structlog
 from runner.settings import SluiceError
 from runner.storage import Storage
 from runner.storage.logs import LogWriter
+from runner.worker.mask import Mask
 from runner.worker.threads import essential
 
 log = structlog.get_logger(__name__)
@@ -23,6 +24,8 @@ PART_BYTES = 4 << 20
 class _Followed:
     writer: LogWriter
     offset: int = 0
+    mask: Mask | None = None
+    held: bytes = b""  # may be the beginning of a secret
     closed: bool = False
 
 
@@ -44,6 +47,11 @@ class LogShipper:
         """Upload what appears in this file from now on, as parts under `prefix`."""
         with self._lock:
             self._files[path] = _Followed(LogWriter(self._storage, prefix))
+
+    def mask(self, path: Path, mask: Mask) -> None:
+        """Leave these secrets out of what is uploaded from now on."""
+        with self._lock:
+            self._files[path].mask = mask
 
     def close(self, path: Path) -> None:
         """The attempt is over: upload the rest, then remove the file."""
@@ -86,8 +94,13 @@ class LogShipper:
                 f.seek(followed.offset)
                 while data := f.read(PART_BYTES):
                     followed.offset += len(data)  # the writer keeps it from here on, also if the store is away
+                    if followed.mask:
+                        data, followed.held = followed.mask.part(followed.held + data)
                     followed.writer.append(data)
         if closed:
+            if followed.mask:
+                rest, followed.held = followed.mask.whole(followed.held), b""
+                followed.writer.append(rest)
             followed.writer.close()
             with self._lock:
                 self._files.pop(path, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import uuid
 from pathlib import Path
@@ -10,23 +11,26 @@ import structlog
 from celery import signals as celery_signals
 from kombu.entity import Queue
 from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError
 
 from runner import bundle
 from runner.settings import Settings
-from runner.state import nodes
+from runner.state import bundles, nodes
 from runner.state.db import connect
 from runner.state.doorbell import TASK, Doorbell, celery_app
 from runner.state.nodes import NodeInfo
 from runner.storage import Storage
 from runner.telemetry import systemd
 from runner.worker.attempts import Attempts
-from runner.worker.children import Children
+from runner.worker.children import ChildDied, Children
 from runner.worker.drain import Drain, IdleWatch, boot_step
 from runner.worker.execute import Executor
 from runner.worker.finish import Finisher
 from runner.worker.heartbeat import Heartbeat
 from runner.worker.logs import LogShipper
+from runner.worker.lookup import Lookup
 from runner.worker.pool import SlotPool
+from runner.worker.prefetch import Prefetch
 from runner.worker.values import Values
 
 log = structlog.get_logger(__name__)
@@ -63,9 +67,18 @@ class Worker:
         )
         values = Values(storage, inline_bytes=settings.xcom_inline_bytes, max_bytes=settings.xcom_max_bytes)
         self.executor = Executor(
-            settings, self.engine, self.children, self.attempts, self.finisher, self.shipper, values, self.refused
+            settings,
+            self.engine,
+            self.children,
+            self.attempts,
+            self.finisher,
+            self.shipper,
+            values,
+            Lookup(self.engine, settings.secret_key, settings.region),
+            self.refused,
         )
-        self.heartbeat = Heartbeat(settings, self.engine, self.attempts, self.register, self.drain.obey)
+        self.prefetch = Prefetch(self.engine, self._fetch)
+        self.heartbeat = Heartbeat(settings, self.engine, self.attempts, self.register, self.obey)
         self.idle_watch = IdleWatch(self.drain, lambda: len(self.attempts) > 0, self.drained)
 
     def register(self) -> None:
@@ -84,6 +97,12 @@ class Worker:
         with self.engine.begin() as connection:
             state = nodes.register(connection, info)
         log.info("registered", action="register", node=info.node_id, state=state, release=info.release)
+
+    def obey(self, orders: nodes.Orders) -> None:
+        """Act on the answer to a heartbeat."""
+        self.drain.obey(orders)
+        if orders.state == "ready":
+            self.prefetch.look(orders.deploy)
 
     def refused(self) -> None:
         """The database let this node claim nothing: stop consuming, and ask at once what the orders are."""
@@ -148,8 +167,13 @@ class Worker:
         self.engine.dispose()
 
     def _fetch(self, version: str) -> Path:
+        try:
+            with self.engine.begin() as connection:
+                sha256 = bundles.find(connection, version).sha256
+        except DBAPIError as e:  # nobody's failure: the task is handed on
+            raise ChildDied(f"the database did not say what the bundle is: {e.orig}", int(signal.SIGTERM)) from None
         storage = Storage.open(self.settings.artifacts_url)
-        return bundle.fetch(version, storage=storage, cache=self.settings.home / "bundles")
+        return bundle.fetch(version, storage=storage, cache=self.settings.home / "bundles", sha256=sha256)
 
 
 def run(settings: Settings) -> int:

@@ -1,6 +1,7 @@
 """Connections and variables by name."""
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given as any_of
 from hypothesis import strategies as st
 
 from runner.authoring import Connection, NotFoundError, connection, variable
-from runner.authoring.lookup import given, providing
+from runner.authoring.lookup import given, install, providing
 
 
 def test_the_provider_is_asked_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,3 +85,13 @@ def test_given_takes_urls_and_connections() -> None:
     assert provider("connection", "a")["host"] == "h"  # type: ignore[index]
     assert provider("variable", "v") == {"value": [1]}
     assert provider("connection", "c") is None and provider("variable", "a") is None
+
+
+def test_what_is_installed_answers_in_threads_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runner.authoring.lookup._of_process", [])
+    install(given({}, {"v": 1}))
+    install(given({}, {"v": 2}))
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(variable, "v").result() == 2
+    with providing(given({}, {"v": 3})):
+        assert variable("v") == 3

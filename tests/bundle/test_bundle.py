@@ -18,7 +18,7 @@ from sqlalchemy import text
 
 from runner.authoring import Context
 from runner.bundle import BUILTIN, BundleError, build, fetch, load, publish, validate
-from runner.bundle.build import version_of
+from runner.bundle.build import Archive, digest
 from runner.bundle.load import _forget
 from runner.settings import SluiceError, UsageError
 from runner.state import db
@@ -63,8 +63,8 @@ def forget_loaded() -> Iterator[None]:
     _forget()
 
 
-def put(storage: Storage, directory: Path) -> str:
-    archive = build(directory)
+def put(storage: Storage, bundle: Path | Archive) -> str:
+    archive = build(bundle) if isinstance(bundle, Path) else bundle
     storage.put(f"bundles/{archive.version}.tar.gz", archive.data)
     return archive.version
 
@@ -131,6 +131,19 @@ class TestValidate:
                 "bad.py:2: DAG 'x': bad schedule '0 0 31 2 *': ",
             ),
             (
+                "from runner.authoring import DAG, Market\nDAG('x', schedule=Market('XXXX'))\n",
+                "bad.py:2: DAG 'x': bad schedule 'XXXX close': unknown exchange 'XXXX'; e.g. XNYS",
+            ),
+            (
+                "from runner.authoring import DAG, Cron\nDAG('x', schedule=Cron('0 9 * * *') & Cron('0 10 * * *'))\n",
+                "bad.py:2: DAG 'x': bad schedule '0 9 * * * & 0 10 * * *': it never comes",
+            ),
+            (
+                "from runner.authoring import dag\nfrom datetime import timedelta\n\n"
+                "@dag(schedule=timedelta(0))\ndef x():\n    pass\n",
+                "bad.py:4: DAG 'x': an interval must be a second or more, not 0s",
+            ),
+            (
                 "from runner.authoring import DAG\nDAG('x', timezone='Mars/Olympus')\n",
                 "bad.py:2: DAG 'x': unknown time zone 'Mars/Olympus'",
             ),
@@ -178,7 +191,7 @@ class TestValidate:
         )
         # When it is validated with a limit
         started = time.monotonic()
-        with pytest.raises(BundleError, match=r"slow\.py: still importing after 3 s"):
+        with pytest.raises(BundleError, match=r"slow\.py:4: still importing after 3 s"):
             validate(write(slow=code), timeout_seconds=3)
         # Then neither outlives it
         assert time.monotonic() - started < 10
@@ -189,8 +202,50 @@ class TestValidate:
         assert not state.exists() or state.read_text().split(") ")[1][0] == "Z"
 
     def test_a_file_that_ends_the_process_is_named(self, write: Write) -> None:
-        with pytest.raises(BundleError, match=r"crash\.py: the import ended the process \(exit status 7\)"):
+        with pytest.raises(BundleError, match=r"crash\.py:3: SystemExit while importing: 7"):
             validate(write(crash="import os\nprint('bye')\nos._exit(7)\n", zoo=GOOD))
+        segfault = "import ctypes\n\nctypes.string_at(0)\n"
+        with pytest.raises(BundleError, match=r"crash\.py:3: the import ended the process \(signal SIGSEGV\)"):
+            validate(write(crash=segfault, zoo=GOOD))
+
+    def test_what_ends_the_process_hides_nothing_else(self, write: Write) -> None:
+        # Given a file that hangs, one that is killed, one that eats all memory, and three with faults of other kinds
+        directory = write(
+            hangs="import time\nwhile True:\n    time.sleep(1)\n",
+            killed="import os\n\nos.kill(os.getpid(), 9)\n",
+            memory="\nx = bytearray(1 << 34)\n",
+            broken="import gone\n",
+            dates="from runner.authoring import DAG\nDAG('x', tags=[object()])\n",
+            crossed="from runner.authoring import DAG, task\n@task\ndef t(): ...\n"
+            "with DAG('one'):\n    a = t()\nwith DAG('two'):\n    a >> t()\n",
+        )
+        # When it is validated, then all six are told, each with its line where there is one
+        with pytest.raises(BundleError, match="and 5 more") as e:
+            validate(directory, timeout_seconds=5)
+        assert [str(p).split("; ")[0] for p in e.value.problems] == [
+            "broken.py:1: import error: No module named 'gone'",
+            "crossed.py:7: task 't' belongs to DAG 'two', not to 'one': tasks of two DAGs cannot depend on each other",
+            "dates.py:2: DAG 'x': ['tags'][0] is a object, which is not JSON",
+            "hangs.py:3: still importing after 5 s",
+            "killed.py: the import ended the process (signal SIGKILL)",
+            "memory.py:2: needs more than 1024 MiB of memory while importing",
+        ]
+
+    def test_a_circle_is_told_once_and_with_the_others(self, write: Write) -> None:
+        circle = "from runner.authoring import dag, task\n@task\ndef a(): pass\n"
+        circle += "@dag\ndef d():\n    x, y = a(), a()\n    x >> y\n    y >> x\n"
+        with pytest.raises(BundleError) as e:
+            validate(write(bad="import gone", circle=circle))
+        assert [(p.file, p.line) for p in e.value.problems] == [("bad.py", 1), ("circle.py", 8)]
+
+    def test_a_connection_that_the_environment_lacks_is_told_where_it_is_needed(self, write: Write) -> None:
+        code = "from runner.authoring import dag, task\n\n@task(connections=['lake', 'mail'])\ndef load(): ...\n"
+        directory = write(a=code + "\n@dag\ndef daily():\n    load()\n")
+        with pytest.raises(BundleError) as e:
+            validate(directory, connections=["mail", "other"])
+        what = "task 'load' needs the connection 'lake', which this environment does not have"
+        assert [str(p) for p in e.value.problems] == [f"a.py:8: {what}"]
+        assert validate(directory, connections=["mail", "lake"]) == validate(directory)
 
     def test_what_a_file_prints_does_not_matter(self, write: Write) -> None:
         noisy = "import sys\nprint('x' * 1_000_000)\nsys.stderr.write('y' * 100_000)\n" + GOOD
@@ -230,12 +285,26 @@ class TestFetchAndLoad:
     def test_changed_content_is_refused(self, write: Write, storage: Storage, tmp_path: Path) -> None:
         version = put(storage, write(greeting=GOOD))
         storage.put(f"bundles/{version}.tar.gz", build(write(greeting=GOOD + "\n# evil")).data)
-        with pytest.raises(SluiceError, match="holds version"):
+        with pytest.raises(SluiceError, match="holds other content than was published"):
             fetch(version, storage=storage, cache=tmp_path / "cache")
         storage.put(f"bundles/{version}.tar.gz", b"no gzip")
         with pytest.raises(SluiceError, match="is damaged"):
             fetch(version, storage=storage, cache=tmp_path / "cache")
         assert [p for p in (tmp_path / "cache").iterdir() if not p.name.startswith(".")] == []
+
+    def test_the_whole_sha256_counts_where_it_is_known(self, write: Write, storage: Storage, tmp_path: Path) -> None:
+        version = put(storage, archive := build(write(greeting=GOOD)))
+        with pytest.raises(SluiceError, match="holds other content"):
+            fetch(version, storage=storage, cache=tmp_path / "cache", sha256=version + "0" * 48)
+        assert fetch(version, storage=storage, cache=tmp_path / "cache", sha256=archive.sha256).is_dir()
+
+    def test_a_copy_that_was_damaged_on_the_disk_is_fetched_again(
+        self, write: Write, storage: Storage, tmp_path: Path
+    ) -> None:
+        version = put(storage, write(greeting=GOOD, helper="WORD = 'hi'"))
+        directory = fetch(version, storage=storage, cache=tmp_path / "cache")
+        (directory / "helper.py").write_text("")
+        assert load(fetch(version, storage=storage, cache=tmp_path / "cache"))["greeting"].test() == {"hello": "hi"}
 
     def test_an_archive_cannot_write_outside(self, storage: Storage, tmp_path: Path) -> None:
         # Given an archive, rightly named, with a way out in it
@@ -243,10 +312,10 @@ class TestFetchAndLoad:
         with tarfile.open(fileobj=buffer, mode="w") as tar:
             info = tarfile.TarInfo("../../escaped.py")
             tar.addfile(info, io.BytesIO(b""))
-        version = version_of(buffer.getvalue())
+        version = digest(buffer.getvalue())[:16]
         storage.put(f"bundles/{version}.tar.gz", gzip.compress(buffer.getvalue()))
         # When it is fetched, then nothing is written
-        with pytest.raises(tarfile.TarError):
+        with pytest.raises(SluiceError, match=r"cannot be unpacked: .* is outside the archive"):
             fetch(version, storage=storage, cache=tmp_path / "cache")
         assert not list(tmp_path.rglob("escaped.py"))
         assert not list((tmp_path / "cache").iterdir())

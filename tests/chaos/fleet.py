@@ -11,70 +11,31 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import psutil
-import psycopg
-import redis
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError
 
-from runner import bundle, examples
 from runner.localcloud import process
-from runner.localcloud.engines import Postgres, Valkey
-from runner.localcloud.judge import read_ledger
-from runner.state import migrate, nodes, transitions
+from runner.state import nodes, transitions
 from runner.state.db import connect
 from runner.state.doorbell import Doorbell, celery_app
-from runner.storage import Storage
 
-HERE = Path(__file__).parent
-LEDGER = Path(examples.__file__).parent / "temperatures" / "ledger.py"
-STOP_SECONDS = 15.0
+from . import proxy
+from .world import HERE, Engines
+
+STOP_SECONDS = 60.0
 
 
 class TimeUp(Exception):
     """The scenario's time is over before what it waits for has happened."""
-
-
-class Engines:
-    """One PostgreSQL and one Valkey for all scenarios, in a directory that is removed at the end."""
-
-    def __init__(self) -> None:
-        self.directory = Path(tempfile.mkdtemp(prefix="sluice-chaos-"))
-        self.postgres = Postgres(self.directory / "pg", fast=True)
-        self.valkey = Valkey(self.directory / "valkey")
-        self._databases = 0
-
-    def start(self) -> None:
-        self.postgres.start()
-        migrate.upgrade(self.postgres.create_database("template"))
-        self.valkey.start()
-
-    def database(self) -> str:
-        """The URL of a new database with the newest schema."""
-        self._databases += 1
-        name = f"chaos_{self._databases}"
-        with psycopg.connect(self.postgres.url, autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name} TEMPLATE template")  # type: ignore[arg-type]
-        return self.postgres.url_of(name)
-
-    def flush(self) -> None:
-        """Empty the broker."""
-        with redis.Redis.from_url(self.valkey.url) as client:
-            client.flushall()
-
-    def close(self, *, keep: bool) -> None:
-        self.valkey.stop()
-        self.postgres.stop()
-        if not keep:
-            shutil.rmtree(self.directory, ignore_errors=True)
 
 
 @dataclass
@@ -102,26 +63,60 @@ class Service:
         self.popen.wait()
 
 
+class Link:
+    """The way of one node to the broker and to the database."""
+
+    def __init__(self, engines: Engines, url: str) -> None:
+        self.broker = proxy.Proxy(engines.broker_address)
+        self.database = proxy.Proxy(engines.database_address)
+        self.environment = {
+            "SLUICE_BROKER_URL": f"redis://127.0.0.1:{self.broker.port}/0",
+            "SLUICE_DATABASE_URL": f"postgresql://postgres@127.0.0.1:{self.database.port}/{urlsplit(url).path[1:]}",
+        }
+
+    def fault(self, where: str, kind: str) -> None:
+        """`where` is broker, database or both; `kind` one of proxy.KINDS."""
+        for name in ("broker", "database"):
+            if where in (name, "both"):
+                getattr(self, name).fault(kind)
+
+    def heal(self) -> None:
+        self.broker.heal()
+        self.database.heal()
+
+    def close(self) -> None:
+        self.broker.close()
+        self.database.close()
+
+
 class Fleet:
     """What a scenario works with. `rng` is seeded by the scenario's name; `scale` multiplies its rounds."""
 
-    def __init__(self, engines: Engines, name: str, seed: str, scale: float, seconds: float) -> None:
+    def __init__(
+        self, engines: Engines, name: str, seed: str, scale: float, seconds: float, *, lease: float = 20.0
+    ) -> None:
         self.engines = engines
         self.rng = random.Random(f"{seed} {name}")
         self.scale = scale
         self.directory = engines.directory / name
+        shutil.rmtree(self.directory, ignore_errors=True)
         self.ledger = self.directory / "ledger"
         self.ledger.mkdir(parents=True)
         self.deadline = time.monotonic() + seconds
-        self.url = engines.database()
+        self.database = name
+        engines.drop(name)
+        self.url = engines.database(name)
         engines.flush()
         self.engine: Engine = connect(self.url, application_name="chaos")
         self.doorbell = Doorbell(celery_app(engines.valkey.url))
         self.services: list[Service] = []
         self.created: list[int] = []
-        self.notes: list[str] = []
+        self.doomed: set[int] = set()  # runs that the scenario itself judges: they may fail
+        self.links: dict[str, Link] = {}
         self.problems: list[str] = []
-        self.lease = 3.0
+        self.lease = lease
+        self._lines: list[dict[str, Any]] = []
+        self._read = 0  # bytes of the ledger that are in _lines
         self.mark = uuid.uuid4().hex
 
     # --- processes ------------------------------------------------------------------------------------------------
@@ -132,7 +127,7 @@ class Fleet:
             **{k: v for k, v in os.environ.items() if not k.startswith(("SLUICE_", "AWS_", "CHAOS_"))},
             "SLUICE_DATABASE_URL": self.url,
             "SLUICE_BROKER_URL": self.engines.valkey.url,
-            "SLUICE_ARTIFACTS_URL": f"file://{self.directory}/artifacts",
+            "SLUICE_ARTIFACTS_URL": self.engines.artifacts,
             "SLUICE_STORAGE_URL": f"file://{self.directory}/storage",
             "SLUICE_HEARTBEAT_SECONDS": "0.3",
             "SLUICE_LEASE_SECONDS": str(self.lease),
@@ -142,9 +137,10 @@ class Fleet:
             "SLUICE_HOME": str(self.directory / node_id),
             "SLUICE_LEDGER": str(self.ledger),
             "CHAOS_MARK": self.mark,
+            **(self.links[node_id].environment if node_id in self.links else {}),
             **environment,
         }
-        if "CHAOS_MUTATION" in environment or "CHAOS_CRASH" in environment:
+        if any(name.startswith("CHAOS_") for name in environment):
             variables["PYTHONPATH"] = str(HERE / "sabotage")
         before = self._registrations(node_id)
         with (self.directory / f"{node_id}.log").open("ab") as output:
@@ -160,21 +156,31 @@ class Fleet:
         self.services.append(service)
         return service
 
-    def start(self, *, workers: int = 2, schedulers: int = 1, slots: int = 4, **environment: str) -> None:
-        """Publish the pipelines and bring up workers w1…, schedulers s1…, all registered."""
-        folder = self.directory / "pipelines"
-        shutil.copytree(HERE / "pipelines", folder, ignore=shutil.ignore_patterns("__pycache__"))
-        shutil.copy(LEDGER, folder)
-        self.publish(folder)
+    def start(
+        self, *, workers: int = 2, schedulers: int = 1, slots: int = 4, linked: bool = False, **environment: str
+    ) -> None:
+        """Bring up workers w1…, schedulers s1…, all registered.
+
+        linked: each has a way of its own to the broker and to the database, in `links` by its name.
+        """
+        if linked:
+            for name in [f"s{i + 1}" for i in range(schedulers)] + [f"w{i + 1}" for i in range(workers)]:
+                self.link(name)
         started = [self.spawn("scheduler", f"s{i + 1}", **environment) for i in range(schedulers)]
         started += [self.spawn("worker", f"w{i + 1}", slots=slots, **environment) for i in range(workers)]
         for service in started:
             self.registered(service)
 
+    def pipelines(self, name: str = "pipelines") -> Path:
+        """A copy of these pipelines, to be added to and published."""
+        return self.engines.pipelines(name, self.directory)
+
+    def link(self, node_id: str) -> Link:
+        self.links[node_id] = Link(self.engines, self.url)
+        return self.links[node_id]
+
     def publish(self, folder: Path) -> None:
-        storage = Storage.open(f"file://{self.directory}/artifacts")
-        with self.engine.begin() as c:
-            bundle.publish(folder, storage=storage, connection=c, who="chaos")
+        self.engines.publish(folder, self.url)
 
     def registered(self, service: Service) -> None:
         """Wait until this very start of the service is up, or has ended."""
@@ -216,7 +222,25 @@ class Fleet:
         return [service.popen.pid]
 
     def ledger_lines(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in read_ledger(self.ledger)]
+        """What the tasks have written so far."""
+        path = self.ledger / "ledger.jsonl"
+        if path.exists():
+            with path.open("rb") as file:
+                file.seek(self._read)
+                for line in file:
+                    if not line.endswith(b"\n"):
+                        break
+                    self._lines.append(json.loads(line))
+                    self._read += len(line)
+        return self._lines
+
+    def log(self, node_id: str) -> str:
+        """What a service has written to its log so far."""
+        return (self.directory / f"{node_id}.log").read_text(errors="replace")
+
+    def refused(self) -> int:
+        """Claims that found nothing to take, in the services that were started with CHAOS_WATCH."""
+        return sum(len(path.read_text().splitlines()) for path in self.directory.glob("*.refused"))
 
     # --- work -----------------------------------------------------------------------------------------------------
 
@@ -248,6 +272,19 @@ class Fleet:
         with self.engine.begin() as c:
             nodes.gone(c, node_id, cause="terminated")
 
+    def power_off(self, service: Service) -> None:
+        """End a node as a power cut does: all its processes at once."""
+        service.ending = True
+        for ref in process.tree(service.popen.pid):
+            ref.signal(signal.SIGKILL)
+        service.popen.wait()
+
+    def terminate(self, service: Service) -> None:
+        """TERM a service that is drained, and say that its machine is gone, as the agent does."""
+        service.signal(signal.SIGTERM)
+        self.wait(lambda: not service.alive(), f"{service.node_id} ends")
+        self.gone(service.node_id)
+
     # --- looking --------------------------------------------------------------------------------------------------
 
     def all(self, sql: str, **values: Any) -> Sequence[Any]:
@@ -276,9 +313,21 @@ class Fleet:
                 raise TimeUp(f"not in time: {why}")
             time.sleep(0.05)
 
-    def busy(self, tasks: int = 1) -> None:
-        """Wait until so many tasks run."""
-        self.wait(lambda: self.one("SELECT count(*) FROM task_instance WHERE state = 'running'") >= tasks, "busy")
+    def busy(self, tasks: int = 1, node_id: str | None = None) -> None:
+        """Wait until so many tasks run, on this node or anywhere; or until all is over, if it was quicker."""
+        sql = (
+            "SELECT count(*) FROM task_instance WHERE state = 'running' AND (CAST(:n AS text) IS NULL OR node_id = :n)"
+        )
+        self.wait(
+            lambda: self.one(sql, n=node_id) >= tasks or self.over(), f"{tasks} tasks run on {node_id or 'any node'}"
+        )
+
+    def running(self, node_id: str) -> int:
+        """Tasks that the database thinks this node runs."""
+        return int(self.one("SELECT count(*) FROM task_instance WHERE state = 'running' AND node_id = :n", n=node_id))
+
+    def state(self, node_id: str) -> str:
+        return str(self.one("SELECT state FROM node WHERE node_id = :n", n=node_id))
 
     def over(self) -> bool:
         return bool(self.one("SELECT count(*) = 0 FROM dag_run WHERE state = 'running'"))
@@ -302,6 +351,8 @@ class Fleet:
 
     def stop(self) -> None:
         """TERM everything, as a unit would; what stays, or what a task left behind, is a problem."""
+        for link in self.links.values():
+            link.heal()
         for s in self.services:
             s.signal(signal.SIGCONT)
             s.signal(signal.SIGTERM)
@@ -321,6 +372,8 @@ class Fleet:
         left = process.kill_tree(None, marker=f"CHAOS_MARK={self.mark}")
         for s in self.services:
             s.popen.wait()
+        for link in self.links.values():
+            link.close()
         with contextlib.suppress(Exception):
             self.doorbell.close()
         self.engine.dispose()

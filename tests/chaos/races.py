@@ -13,13 +13,12 @@ from .fleet import Fleet
 from .registry import scenario
 
 CLAIMERS = 4
-RUNNING = "SELECT count(*) FROM task_instance WHERE state = 'running' AND node_id = :n"
 
 
-@scenario("duplicates", seconds=60)
+@scenario("duplicates", 16)
 def duplicates(f: Fleet) -> None:
     """Every message rings three more times: before its task runs, while it runs and after."""
-    f.start(workers=2)
+    f.start(workers=2, CHAOS_WATCH=str(f.directory / "workers.refused"))
     stop = threading.Event()
     rung = 0
 
@@ -45,8 +44,8 @@ def duplicates(f: Fleet) -> None:
         stop.set()
         thread.join()
     tasks = f.one("SELECT count(*) FROM task_instance")
-    if rung < 3 * tasks:
-        f.problems.append(f"{rung} duplicates for {tasks} tasks: the scenario proved too little")
+    if rung < tasks or not f.refused():
+        f.problems.append(f"{rung} duplicates for {tasks} tasks, {f.refused()} refused: the scenario proved too little")
 
 
 def race(f: Fleet, rounds: int) -> int:
@@ -54,33 +53,33 @@ def race(f: Fleet, rounds: int) -> int:
 
     After the cordon's commit not one more may appear.
     """
-    f.start(workers=0, schedulers=0)
     claims = 0
     for number in range(rounds):
         node = f"race-{number}"
         with f.engine.begin() as c:
-            info = nodes.NodeInfo(node, "worker", "default", "dev", "boot", slots=CLAIMERS // 2, queues=[node])
+            info = nodes.NodeInfo(node, "worker", "default", "dev", "boot", slots=20, queues=[node])
             nodes.register(c, info)
             transitions.create_run(c, "wide", dt.datetime.now(dt.UTC), queue=node)
-            messages = transitions.dispatch(c)
+            messages = list(transitions.dispatch(c))
         claims += len(messages)
         barrier = threading.Barrier(CLAIMERS + 1)
 
-        def claim(m: Message, b: threading.Barrier = barrier, n: str = node) -> None:
+        def claim(own: list[Message], b: threading.Barrier = barrier, n: str = node) -> None:
             b.wait()
-            with f.engine.begin() as c:
-                transitions.claim(c, m.task_instance, m.attempt, node_id=n, lease_seconds=60)
+            for m in own:
+                with f.engine.begin() as c:
+                    transitions.claim(c, m.task_instance, m.attempt, node_id=n, lease_seconds=60)
 
-        threads = [threading.Thread(target=claim, args=(m,)) for m in messages[:CLAIMERS]]
+        threads = [threading.Thread(target=claim, args=(messages[i::CLAIMERS],)) for i in range(CLAIMERS)]
         for t in threads:
             t.start()
         barrier.wait()
-        time.sleep(f.rng.uniform(0.0, 0.003))
+        time.sleep(f.rng.uniform(0.0, 0.015))
         f.cordon(node)
-        at_cordon = f.one(RUNNING, n=node)
+        at_cordon = f.running(node)
         for t in threads:
             t.join()
-        added = f.one(RUNNING, n=node) - at_cordon
+        added = f.running(node) - at_cordon
         f.all("DELETE FROM dag_run RETURNING id")
         if added:
             f.problems.append(f"round {number}: {added} claims were committed after the cordon")
@@ -88,7 +87,10 @@ def race(f: Fleet, rounds: int) -> int:
     return claims
 
 
-@scenario("claim-versus-cordon", seconds=60)
+@scenario("claim-versus-cordon", 9, takes=8)
 def claim_versus_cordon(f: Fleet) -> None:
-    """Claims race a cordon of their node, in the database alone: never do both win."""
-    race(f, len(f.rounds(400)))
+    """Claims race a cordon of their node, in the database alone: never do both win. 10⁵ claims at scale 50."""
+    rounds = len(f.rounds(100))
+    claims = race(f, rounds)
+    if claims < 20 * rounds and not f.problems:
+        f.problems.append(f"{claims} claims in {rounds} rounds: the scenario proved too little")

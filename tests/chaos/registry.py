@@ -14,27 +14,41 @@ Body = Callable[[Fleet], None]
 class Scenario:
     """A fault and what it is allowed to do.
 
-    seconds: the time at scale 1, in which everything must have ended. kills: it may end tasks in the middle (the
-    platform must bring them back). mutation: a safety is taken away, so the verdict must name this problem.
+    items: its numbers in the fault list. seconds: the time at scale 1, in which everything must have ended. kills: it
+    may end tasks in the middle (the platform must bring them back). mutation: a safety is taken away, so the verdict
+    must name this problem. takes: about how long it really takes, so that the long ones start first.
     """
 
     name: str
     body: Body
+    items: tuple[int, ...]
     seconds: float
-    kills: bool = False
-    mutation: tuple[str, ...] = ()
+    kills: bool
+    mutation: tuple[str, ...]
+    takes: float
+
+    @property
+    def lease(self) -> float:
+        """Seconds. Short where a lease has to run out; where none may, no slow machine shall make one run out."""
+        return 3.0 if self.kills else 20.0
 
 
 SCENARIOS: dict[str, Scenario] = {}
 
 
 def scenario(
-    name: str, *, seconds: float, kills: bool = False, mutation: tuple[str, ...] = ()
+    name: str,
+    *items: int,
+    kills: bool = False,
+    mutation: tuple[str, ...] = (),
+    seconds: float = 300,
+    takes: float = 15,
 ) -> Callable[[Body], Body]:
     """Make a function a scenario: it brings up its fleet, does harm, and leaves the waiting and judging to others."""
 
     def register(body: Body) -> Body:
-        SCENARIOS[name] = Scenario(name, body, seconds, kills, mutation)
+        assert name not in SCENARIOS, name
+        SCENARIOS[name] = Scenario(name, body, items, seconds, kills, mutation, takes)
         return body
 
     return register

@@ -34,9 +34,13 @@ class Result:
 
 
 def verdict(fleet: Fleet, *, kills: bool) -> Result:
-    """Judge a scenario that has ended. `kills` says whether its fault may end a task in the middle."""
+    """Judge a scenario that has ended, but for the runs that it judges itself.
+
+    kills: its fault may end a task in the middle.
+    """
     problems = list(fleet.problems)
-    instances = fleet.all("SELECT run_id, task_id, state, tries, attempt, error, id FROM task_instance ORDER BY id")
+    everything = fleet.all("SELECT run_id, task_id, state, tries, attempt, error, id FROM task_instance ORDER BY id")
+    instances = [row for row in everything if row.run_id not in fleet.doomed]
     found = judge(read_ledger(fleet.ledger), [(row.run_id, row.task_id) for row in instances])
     if found.lost:
         problems.append(f"lost: {_some(found.lost)}")
@@ -57,7 +61,11 @@ def verdict(fleet: Fleet, *, kills: bool) -> Result:
             why = fleet.one(_RETRIED, id=row.id)
             problems.append(f"task instance {row.id} of run {row.run_id} used up {row.tries - 1} retries: {why}")
     runs = fleet.all("SELECT id, state, unfinished FROM dag_run")
-    problems += [f"run {r.id} is {r.state}" for r in runs if r.state != "success" or r.unfinished != 0]
+    problems += [
+        f"run {r.id} is {r.state}"
+        for r in runs
+        if r.unfinished != 0 or (r.state != "success" and r.id not in fleet.doomed)
+    ]
     missing = set(fleet.created) - {r.id for r in runs}
     if missing:
         problems.append(f"runs that are not there: {sorted(missing)}")

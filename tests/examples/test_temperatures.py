@@ -62,7 +62,7 @@ def test_the_bundle_is_valid_and_has_hundreds_of_tasks() -> None:
     assert tasks["load_sf_2010-12-31"].upstream == ("split_sf",)
     assert len(tasks["check"].upstream) == 2 + 730 and tasks["check"].inputs == ("split_seattle", "split_sf")
     assert len(specs["hello"].tasks) == 4
-    assert specs["temperature_of_the_hour"].cron() == "0 * * * *"
+    assert specs["temperature_of_the_hour"].schedule == "@hourly"
     assert all(t.retries == 3 for t in specs["temperature_of_the_hour"].tasks)
 
 

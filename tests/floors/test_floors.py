@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2] / "runner"
 FLOORS = [
     {"cli", "deployctl", "web"},
     {"scheduler", "worker", "agent", "localcloud"},
-    {"rollout"},
+    {"rollout", "objects"},
     {"bundle", "telemetry"},
     {"state"},
     {"authoring"},

@@ -219,7 +219,7 @@ def test_nothing_goes_to_a_queue_without_a_live_node(world: World) -> None:
     world.run()
     assert world.dispatch() == []
     world.node()
-    world.do(lambda c: c.execute(text("UPDATE node_heartbeat SET at = now() - interval '1 minute'")))
+    world.do(lambda c: c.execute(text("UPDATE node_heartbeat SET at = now() - interval '1 day'")))
     assert world.dispatch() == []
 
 

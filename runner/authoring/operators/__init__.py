@@ -2,6 +2,7 @@
 
 from runner.authoring.operators.base import Operator
 from runner.authoring.operators.bash import BashOperator, CommandError
+from runner.authoring.operators.container import ContainerError, ContainerOperator
 from runner.authoring.operators.email import EmailOperator
 from runner.authoring.operators.files import CopyOperator
 from runner.authoring.operators.http import HttpError, HttpOperator
@@ -14,6 +15,8 @@ from runner.authoring.operators.transfer import SQLToStorage, StorageToSQL
 __all__ = [
     "BashOperator",
     "CommandError",
+    "ContainerError",
+    "ContainerOperator",
     "CopyOperator",
     "EmailOperator",
     "HttpError",

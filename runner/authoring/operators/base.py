@@ -86,8 +86,8 @@ class Operator(Output, metaclass=_Joins):
         dag = current_dag()
         if dag is not None:
             node = Node(self._options, self._run, inspect.signature(self._run), {"attributes": attributes}, place)
-            added = dag.add(node, explicit_id=True)
-            self._dag, self.task_id = added.dag, added.task_id  # in a group the id begins with the group's
+            output = dag.add(node, explicit_id=True)
+            self._dag, self.task_id = dag, output.task_id  # in a group the id has its name in front
 
     def _attributes(self) -> dict[str, Any]:
         """What `__init__` has set, templates marked: the marked text is the author's own, values of a run are not."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import os
 import shutil
 import signal
@@ -15,10 +14,9 @@ from typing import IO, Any
 from runner.authoring.context import Context
 from runner.authoring.errors import Skip
 from runner.authoring.operators.base import Operator
+from runner.authoring.operators.output import Output
 from runner.authoring.operators.process import process_group
 from runner.authoring.operators.stopping import stoppable
-
-_LINE_MAX = 64 * 1024  # bytes of a returned line
 
 
 class CommandError(RuntimeError):
@@ -64,44 +62,31 @@ class BashOperator(Operator):
         sys.stdout.flush()
         pipe = subprocess.PIPE if self.return_last_line else None
         with stoppable(), process_group(argv, env=env, cwd=self.cwd, stdout=pipe) as process:
-            tail = _Tail(process.stdout) if process.stdout else None
+            reader = _Reader(process.stdout) if process.stdout else None
             status = process.wait()
-        if tail is not None:
-            tail.join(5.0)  # the group is gone, so the pipe is at its end, unless somebody left the group
+        if reader is not None:
+            reader.join(5.0)  # the group is gone, so the pipe is at its end, unless somebody left the group
         if status == self.skip_exit_code:
             raise Skip(f"the command exited with status {status}")
         if status != 0:
             how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"exited with status {status}"
             raise CommandError(f"the command {how}: {_first_line(self.command)}")
-        return tail.last_line() if tail is not None else None
+        return reader.output.last_line() if reader is not None else None
 
 
-class _Tail(threading.Thread):
-    """Hands output on to the log and remembers its end."""
+class _Reader(threading.Thread):
+    """Reads the command's stdout while the command is waited for."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         super().__init__(daemon=True)
         self._fd = os.dup(stream.fileno())  # its own, so that nobody closes it under a read
-        self._end = b""
-        self._cut = False
+        self.output = Output()
         self.start()
 
     def run(self) -> None:
-        decoder = codecs.getincrementaldecoder("utf-8")("replace")
         while data := os.read(self._fd, 65536):
-            sys.stdout.write(decoder.decode(data))
-            sys.stdout.flush()
-            self._end += data
-            self._cut = self._cut or len(self._end) > 2 * _LINE_MAX
-            self._end = self._end[-2 * _LINE_MAX :]
+            self.output.add(data)
         os.close(self._fd)
-
-    def last_line(self) -> str:
-        lines = self._end.rstrip().splitlines()
-        last = lines[-1] if lines else b""
-        if len(last) > _LINE_MAX or (self._cut and len(lines) == 1):
-            raise CommandError(f"the last line is longer than {_LINE_MAX // 1024} KiB; put it in storage instead")
-        return last.decode(errors="replace")
 
 
 def _first_line(command: str) -> str:

@@ -284,10 +284,10 @@ def _bound(connection: sqlalchemy.Connection, statement: str, parameters: Mappin
 
     if not parameters:
         return statement
-    compiled = sqlalchemy.text(statement).bindparams(**parameters).compile(dialect=connection.dialect)
+    compiled = sqlalchemy.text(statement).compile(dialect=connection.dialect)
     driver = connection.connection.driver_connection
     assert isinstance(driver, psycopg.Connection)
-    return psycopg.ClientCursor(driver).mogrify(str(compiled).encode(), dict(compiled.params))
+    return psycopg.ClientCursor(driver).mogrify(str(compiled).encode(), parameters)
 
 
 def quoted_table(table: str) -> str:

@@ -30,14 +30,17 @@ SELECT id, task_id, map_index, kind, state FROM task_instance WHERE run_id = :ru
 """)
 
 _RESET = text("""
-WITH reset AS (
-    UPDATE task_instance SET
-        state = CASE WHEN id = ANY (:items) THEN 'ready' WHEN id = ANY (:expanded) THEN 'expanded' ELSE 'waiting' END,
-        map_lengths = CASE WHEN id = ANY (:expanded) THEN map_lengths END,
+WITH target AS (
+    SELECT id, state AS before FROM task_instance WHERE id = ANY (:ids) AND state <> 'running'
+), reset AS (
+    UPDATE task_instance t SET
+        state = CASE WHEN t.id = ANY (:items) THEN 'ready' WHEN t.id = ANY (:expanded) THEN 'expanded'
+                ELSE 'waiting' END,
+        map_lengths = CASE WHEN t.id = ANY (:expanded) THEN map_lengths END,
         ready_at = now(), admitted = NOT limited, tries = 0, interruptions = 0, available_at = NULL, ordered = NULL,
         started_at = NULL, ended_at = NULL, error = NULL, node_id = NULL
-    WHERE id = ANY (:ids) AND state <> 'running'
-    RETURNING id, state, run_id, task_id, map_index, limited
+    FROM target WHERE t.id = target.id
+    RETURNING t.id, t.state, t.run_id, t.task_id, t.map_index, t.limited, target.before
 ), ordered AS (
     UPDATE task_instance SET ordered = 'restart', error = :why WHERE id = ANY (:ids) AND state = 'running'
     RETURNING id
@@ -45,7 +48,8 @@ WITH reset AS (
     DELETE FROM xcom x USING reset r
     WHERE x.run_id = r.run_id AND x.task_id = r.task_id AND x.map_index = r.map_index
 ), recorded AS (
-    INSERT INTO event (kind, subject, state, run_id, detail) SELECT 'task', id::text, state, run_id, :why FROM reset
+    INSERT INTO event (kind, subject, state, run_id, detail)
+    SELECT 'task', id::text, state, run_id, :why FROM reset WHERE state <> before
 )
 SELECT (SELECT count(*) FROM reset) + (SELECT count(*) FROM ordered) AS n,
        (SELECT count(*) FROM reset WHERE state = 'ready' AND NOT limited) AS ready,
@@ -178,8 +182,16 @@ def _named(
     return names, single
 
 
+# These change without their run's lock. A statement that waited for one of them would still see it as it was before.
+_LOCK_MOVING = text("""
+SELECT 1 FROM task_instance WHERE run_id = :run AND state IN ('ready', 'queued', 'running', 'up_for_retry')
+ORDER BY id FOR NO KEY UPDATE
+""")
+
+
 def _locked(connection: Connection, run_id: int) -> Any:
     lock_runs(connection, [run_id])
+    connection.execute(_LOCK_MOVING, {"run": run_id})
     run = connection.execute(_RUN, {"run": run_id}).one_or_none()
     if run is None:
         raise UsageError(f"there is no run {run_id}", "`runner run list` shows the runs")
@@ -188,10 +200,16 @@ def _locked(connection: Connection, run_id: int) -> Any:
 
 # --- mark and kill --------------------------------------------------------------------------------------------
 
+# A mapped task whose items are still being ended is over with the last of them: until then nothing after it starts.
+_ITEMS_RUN = """(t.state = 'expanded' AND EXISTS (
+        SELECT 1 FROM task_instance i
+        WHERE i.run_id = t.run_id AND i.task_id = t.task_id AND i.map_index >= 0 AND i.state = 'running'))"""
+
 _MARK = text(f"""
 WITH marked AS (
-    UPDATE task_instance SET state = :state, ended_at = now(), error = :why, available_at = NULL
+    UPDATE task_instance t SET state = :state, ended_at = now(), error = :why, available_at = NULL
     WHERE id = ANY (:ids) AND state <> 'running' AND state <> :state AND (:over OR state NOT IN {FINISHED})
+      AND NOT {_ITEMS_RUN}
     RETURNING id, run_id
 ), ordered AS (
     UPDATE task_instance SET ordered = :order, error = :why WHERE id = ANY (:ids) AND state = 'running'
@@ -239,10 +257,10 @@ def mark(
 # Teardown tasks stay: what was set up is to be removed also now.
 _END = text(f"""
 WITH ended AS (
-    UPDATE task_instance SET state = CASE WHEN leaf THEN 'failed' ELSE 'skipped' END, ended_at = now(), error = :why,
-        available_at = NULL
+    UPDATE task_instance t SET state = CASE WHEN leaf THEN 'failed' ELSE 'skipped' END, ended_at = now(),
+        error = :why, available_at = NULL
     WHERE run_id = :run AND state NOT IN {FINISHED} AND state <> 'running' AND trigger_rule <> 'teardown'
-      AND kind <> 'callback'
+      AND kind <> 'callback' AND NOT {_ITEMS_RUN}
     RETURNING id, run_id, state
 ), ordered AS (
     UPDATE task_instance SET ordered = 'fail', error = :why

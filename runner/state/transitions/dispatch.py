@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, text
 
+from runner.state.sql import Statement
 from runner.state.transitions.admit import admit
 from runner.state.transitions.propagate import lock_runs, settle
 from runner.state.transitions.records import Message, notify
@@ -20,7 +21,7 @@ LIVE_SLOTS = """live AS (
 
 # Slots that are at work take the next task by themselves, so only idle ones are woken: no more is queued than they
 # can take, and everything else (priorities, fairness, a lost message) is decided here and not in the broker.
-_DISPATCH = text(f"""
+_DISPATCH = Statement(f"""
 WITH {LIVE_SLOTS}, inflight AS (
     SELECT queue, count(*) AS n FROM task_instance WHERE state IN ('queued', 'running') GROUP BY queue
 ), room AS (
@@ -46,7 +47,7 @@ SELECT id, attempt, queue FROM queued ORDER BY id
 
 def dispatch(connection: Connection, *, fresh_seconds: float = 15.0) -> list[Message]:
     """Queue as many ready tasks as each queue's idle slots can take. Publish them after the commit."""
-    return [Message(*row) for row in connection.execute(_DISPATCH, {"fresh": fresh_seconds})]
+    return [Message(*row) for row in _DISPATCH(connection, {"fresh": fresh_seconds})]
 
 
 class Queued(NamedTuple):

@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
+from runner.state.sql import Statement
 from runner.state.transitions.admit import admit
 from runner.state.transitions.propagate import Effect, lock_runs, propagate, settle
 from runner.state.transitions.records import Claim, Outcome, notify
@@ -28,7 +29,7 @@ class Finished:
 
 
 # The node's row first: everybody locks in that order. A node that is not ready ends its tasks and takes no more.
-_LOCK = text("""
+_LOCK = Statement("""
 WITH gate AS MATERIALIZED (
     SELECT count(*) AS n FROM (SELECT 1 FROM node WHERE node_id = :node_id AND state = 'ready' FOR SHARE) ready
 )
@@ -41,7 +42,7 @@ _RUNS = text("SELECT DISTINCT run_id FROM task_instance WHERE id = ANY (:ids)")
 
 # An order of a person or of a deadline outweighs how the process ended. A lease that was renewed since it was seen
 # (`expires`) has not expired, and what is to be held waits for proof that its node is dead.
-_FINISH = text("""
+_FINISH = Statement("""
 WITH outcome AS (
     SELECT * FROM jsonb_to_recordset(CAST(:outcomes AS jsonb)) AS o(
         id bigint, token uuid, result text, error text, retry boolean, delay float, expires timestamptz)
@@ -61,7 +62,8 @@ WITH outcome AS (
     UPDATE task_instance t SET
         state = CASE e.as
             WHEN 'ordered' THEN CASE e.ordered WHEN 'fail' THEN 'failed' WHEN 'succeed' THEN 'success'
-                                WHEN 'skip' THEN 'skipped' ELSE 'waiting' END
+                                WHEN 'skip' THEN 'skipped'
+                                ELSE CASE t.kind WHEN 'item' THEN 'ready' ELSE 'waiting' END END
             WHEN 'interrupted' THEN 'ready'
             WHEN 'retry' THEN CASE WHEN e.wait > 0 THEN 'up_for_retry' ELSE 'ready' END
             WHEN 'deferred' THEN 'up_for_retry'
@@ -86,13 +88,13 @@ WITH outcome AS (
     SELECT 'task', id::text, state, run_id, attempt, node_id,
            CASE WHEN state NOT IN ('ready', 'up_for_retry') THEN error
                 ELSE concat_ws(': ', CASE "as" WHEN 'interrupted' THEN 'interrupted' WHEN 'deferred' THEN 'deferred'
-                                     ELSE 'will be retried' END, error) END
+                                     WHEN 'retry' THEN 'will be retried' END, error) END
     FROM finished
 )
 SELECT id, state, run_id, leaf, kind, limited, token, updates FROM finished
 """)
 
-_STORE_VALUES = text("""
+_STORE_VALUES = Statement("""
 INSERT INTO xcom (run_id, task_id, map_index, value, url, length)
 SELECT t.run_id, t.task_id, t.map_index, v.value, v.url, v.length
 FROM jsonb_to_recordset(CAST(:values AS jsonb)) AS v(id bigint, value jsonb, url text, length int)
@@ -129,10 +131,11 @@ def finish(
     the slots, so between two tasks there is neither a scheduler nor a message.
     """
     result = Finished()
+    outcomes = list({o.token: o for o in outcomes}.values())  # one that came twice counts once
     if not outcomes:
         return result
     ids = [o.task_instance for o in outcomes]
-    gates = connection.execute(_LOCK, {"node_id": node_id, "ids": ids}).scalars().all()
+    gates = [row.ready for row in _LOCK(connection, {"node_id": node_id, "ids": ids})]
     payload = [
         {
             "id": o.task_instance,
@@ -145,11 +148,13 @@ def finish(
         }
         for o in outcomes
     ]
-    rows = connection.execute(_FINISH, {"outcomes": json.dumps(payload)}).all()
+    rows = _FINISH(connection, {"outcomes": json.dumps(payload)})
     result.accepted = {row.token for row in rows}
-    accepted = [o for o in outcomes if o.token in result.accepted]
-    _store_values(connection, accepted)
-    effect = _follow(connection, rows, accepted)
+    # What a person has made something else of, neither hands on a value nor leaves a branch out.
+    succeeded = {row.token for row in rows if row.state == "success"}
+    held = [o for o in outcomes if o.token in succeeded]
+    _store_values(connection, held)
+    effect = _follow(connection, rows, held)
     _update_assets(connection, [row.id for row in rows if row.updates], effect)
     if effect.limited or any(row.limited for row in rows):
         effect.ready += admit(connection)
@@ -159,9 +164,9 @@ def finish(
     return result
 
 
-def _follow(connection: Connection, rows: Sequence[Any], accepted: Sequence[Outcome]) -> Effect:
+def _follow(connection: Connection, rows: Sequence[Any], succeeded: Sequence[Outcome]) -> Effect:
     over = [row for row in rows if row.state not in ("ready", "up_for_retry", "waiting")]
-    left_out = [{"id": o.task_instance, "by": "its branch", "task_id": task} for o in accepted for task in o.skip]
+    left_out = [{"id": o.task_instance, "by": "its branch", "task_id": task} for o in succeeded for task in o.skip]
     if left_out:
         over += connection.execute(_SKIP, {"wanted": json.dumps(left_out)}).all()
     effect = propagate(connection, over)
@@ -183,15 +188,15 @@ def _update_assets(connection: Connection, ids: list[int], effect: Effect) -> No
         updated_by_tasks(connection, ids)
 
 
-def _store_values(connection: Connection, accepted: Sequence[Outcome]) -> None:
+def _store_values(connection: Connection, succeeded: Sequence[Outcome]) -> None:
     values = []
-    for o in accepted:
+    for o in succeeded:
         if o.result == "success" and o.url is not None:
             values.append(json.dumps({"id": o.task_instance, "url": o.url, "length": o.length}))
         elif o.result == "success" and o.value is not None:
             values.append(f'{{"id":{o.task_instance},"value":{o.value}}}')
     if values:
-        connection.execute(_STORE_VALUES, {"values": f"[{','.join(values)}]"})
+        _STORE_VALUES(connection, {"values": f"[{','.join(values)}]"})
 
 
 # --- sensors --------------------------------------------------------------------------------------------------
@@ -240,7 +245,7 @@ def sensed(connection: Connection, ended: Sequence[tuple[int, str, str | None, s
         f'{{"id":{i},"value":{value}}}' for i, state, value, _ in ended if i in done and state == "success" and value
     ]
     if values:
-        connection.execute(_STORE_VALUES, {"values": f"[{','.join(values)}]"})
+        _STORE_VALUES(connection, {"values": f"[{','.join(values)}]"})
     effect = propagate(connection, rows)
     _update_assets(connection, [], effect)
     if effect.limited:

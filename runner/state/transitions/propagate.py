@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
+from runner.state.sql import Statement
 from runner.state.transitions.records import notify
 from runner.state.transitions.rules import DECIDE, DECIDE_MAPPED, FINISHED, START
 
@@ -37,7 +38,7 @@ def lock_runs(connection: Connection, run_ids: Iterable[int]) -> list[int]:
 _RESULT_COLUMNS = "t.id, t.state, t.run_id, t.kind, t.leaf, t.limited"
 
 # A task counts down what is downstream of it, an item the task it belongs to.
-_PROPAGATE = text(f"""
+_PROPAGATE = Statement(f"""
 WITH finished AS (
     SELECT run_id, dag_id, bundle_version, task_id, kind, state, setup FROM task_instance WHERE id = ANY (:ids)
 ), moved AS (
@@ -82,7 +83,7 @@ WITH finished AS (
 SELECT * FROM updated
 """)
 
-_COUNT_DOWN_RUNS = text("""
+_COUNT_DOWN_RUNS = Statement("""
 WITH done AS (
     SELECT * FROM jsonb_to_recordset(CAST(:done AS jsonb)) AS d(run_id bigint, n int, failed int)
 ), updated AS (
@@ -113,10 +114,10 @@ def propagate(connection: Connection, over: Iterable[Any]) -> Effect:
                 counts = runs.setdefault(row.run_id, [0, 0])
                 counts[0] += 1
                 counts[1] += row.leaf and row.state in ("failed", "upstream_failed")
-        level = _step(connection, connection.execute(_PROPAGATE, {"ids": [row.id for row in level]}).all(), effect)
+        level = _step(connection, _PROPAGATE(connection, {"ids": [row.id for row in level]}), effect)
     if runs:
         done = [{"run_id": r, "n": n, "failed": f} for r, (n, f) in sorted(runs.items())]
-        end_runs(connection, connection.execute(_COUNT_DOWN_RUNS, {"done": json.dumps(done)}).all(), effect)
+        end_runs(connection, _COUNT_DOWN_RUNS(connection, {"done": json.dumps(done)}), effect)
     return effect
 
 
@@ -150,9 +151,9 @@ def _note_ready(effect: Effect, limited: bool, n: int = 1) -> None:
 
 # --- the end of a run -----------------------------------------------------------------------------------------
 
-_CALLBACKS = text("""
+_CALLBACKS = text(f"""
 WITH ended AS (
-    SELECT r.id, r.dag_id, r.bundle_version, r.queue, r.priority,
+    SELECT r.id, r.dag_id, r.bundle_version, r.queue, r.priority, r.run_type,
            CASE r.state WHEN 'failed' THEN '@on_failure' ELSE '@on_success' END AS task_id, v.callbacks
     FROM dag_run r JOIN dag_version v USING (dag_id, bundle_version) WHERE r.id = ANY (:ids)
 ), created AS (
@@ -163,21 +164,24 @@ WITH ended AS (
     FROM ended e JOIN dag_task t USING (dag_id, bundle_version, task_id) WHERE e.task_id = ANY (e.callbacks)
     -- a run that was cleared ends again
     ON CONFLICT (run_id, task_id, map_index) DO UPDATE SET state = 'ready', ready_at = now(), tries = 0
-        WHERE task_instance.state IN ('success', 'failed')
-    RETURNING id
+        WHERE task_instance.state IN {FINISHED}
+    RETURNING id, run_id
+), recorded AS (
+    INSERT INTO event (kind, subject, state, run_id) SELECT 'task', id::text, 'ready', run_id FROM created
 )
 SELECT (SELECT count(*) FROM created) AS callbacks,
-       EXISTS (SELECT 1 FROM dag_run q JOIN ended e USING (dag_id) WHERE q.state = 'queued') AS queued
+       EXISTS (SELECT 1 FROM dag_run q JOIN ended e USING (dag_id) WHERE q.state = 'queued')
+           OR EXISTS (SELECT 1 FROM ended WHERE run_type = 'backfill') AS awaited
 """)
 
 
 def end_runs(connection: Connection, ended: Sequence[Any], effect: Effect) -> None:
-    """What follows the end of runs: their callbacks, and room for runs that are queued."""
+    """What follows the end of runs: their callbacks, and room for runs that wait for it."""
     if not ended:
         return
     row = connection.execute(_CALLBACKS, {"ids": [run.id for run in ended]}).one()
     effect.ready += row.callbacks
-    if row.queued:
+    if row.awaited:
         notify(connection)
 
 
@@ -317,12 +321,16 @@ WITH counted AS (
            count(*) FILTER (WHERE leaf AND state IN ('failed', 'upstream_failed')) AS failed
     FROM task_instance WHERE run_id = :run AND kind NOT IN ('item', 'callback')
 ), old AS (
-    SELECT state FROM dag_run WHERE id = :run
+    SELECT r.state, v.run_timeout_seconds FROM dag_run r JOIN dag_version v USING (dag_id, bundle_version)
+    WHERE r.id = :run
 ), updated AS (
     UPDATE dag_run r SET unfinished = c.unfinished, failed_leaves = c.failed,
         state = CASE WHEN c.unfinished > 0 THEN 'running' WHEN c.failed > 0 THEN 'failed' ELSE 'success' END,
-        ended_at = CASE WHEN c.unfinished = 0 THEN now() END
-    FROM counted c WHERE r.id = :run RETURNING r.id, r.state
+        ended_at = CASE WHEN c.unfinished = 0 THEN now() END,
+        -- one that had ended and goes on has its whole time again
+        deadline_at = CASE WHEN old.state = 'running' OR c.unfinished = 0 THEN r.deadline_at
+                      ELSE now() + make_interval(secs => old.run_timeout_seconds) END
+    FROM counted c, old WHERE r.id = :run RETURNING r.id, r.state
 ), recorded AS (
     INSERT INTO event (kind, subject, state, run_id)
     SELECT 'run', u.id::text, u.state, u.id FROM updated u, old WHERE u.state <> old.state

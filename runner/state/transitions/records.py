@@ -14,19 +14,21 @@ from runner.state.db import CHANNEL
 Result = Literal["success", "failed", "skipped", "interrupted", "deferred"]
 Lease = tuple[uuid.UUID, dt.datetime]
 
-_OVER = frozenset({"success", "failed", "skipped", "upstream_failed"})
-_UNSTARTED = _OVER | {"waiting"}  # whatever has no process can be marked by a person, or sent back to wait
+_MARKED = frozenset({"success", "failed", "skipped"})
+_BY_HAND = _MARKED | {"waiting"}  # whatever has no process can be marked by a person, or sent back to wait
 
-# The state a task instance is in → those it may enter next. What waits for a start may also be marked by a person.
+# The state a task instance is in → those it may enter next. What is cleared waits; an item of a mapped task, which
+# waits for nothing, is ready at once, and what stands for items that are kept is expanded.
 LEGAL: dict[str, frozenset[str]] = {
-    "waiting": frozenset({"ready", "deferred", "expanded"}) | _UNSTARTED,
-    "ready": frozenset({"queued", "running"}) | _UNSTARTED,
-    "queued": frozenset({"running", "ready"}) | _UNSTARTED,
-    "running": frozenset({"success", "failed", "skipped", "ready", "up_for_retry", "waiting"}),
-    "up_for_retry": frozenset({"ready"}) | _UNSTARTED,
-    "deferred": _UNSTARTED,
-    "expanded": _UNSTARTED,
-    **{state: frozenset({"waiting", "ready", "expanded"}) | _OVER for state in _OVER},
+    "waiting": _MARKED | {"ready", "deferred", "expanded", "upstream_failed"},
+    "ready": _BY_HAND | {"queued", "running"},
+    "queued": _BY_HAND | {"running", "ready"},
+    "running": _BY_HAND | {"ready", "up_for_retry"},
+    "up_for_retry": _BY_HAND | {"ready"},
+    "deferred": _BY_HAND,
+    "expanded": _BY_HAND,
+    "upstream_failed": _BY_HAND,
+    **{state: _BY_HAND - {state} | {"ready", "expanded"} for state in _MARKED},
 }
 
 

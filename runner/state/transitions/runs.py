@@ -14,13 +14,20 @@ from runner.state.transitions.records import notify
 from runner.state.transitions.rules import START
 
 _LIMIT = text("SELECT max_active_runs FROM dag WHERE dag_id = :dag_id AND max_active_runs IS NOT NULL FOR UPDATE")
-_ACTIVE = text("SELECT count(*) FROM dag_run WHERE dag_id = :dag_id AND state = 'running'")
+# Nor does a new run pass those that wait already.
+_ROOM_NOW = text("""
+SELECT count(*) FILTER (WHERE state = 'running') < :limit AND count(*) FILTER (WHERE state = 'queued') = 0
+FROM dag_run WHERE dag_id = :dag_id AND state IN ('queued', 'running') AND id <> :id
+""")
 
-_CREATE = text("""
+_DEFAULTS = """(SELECT coalesce(jsonb_object_agg(p.key, p.value -> 'default') FILTER (WHERE p.value ? 'default'), '{}')
+    FROM dag_version v, jsonb_each(v.spec -> 'params') p
+    WHERE v.dag_id = dag.dag_id AND v.bundle_version = coalesce(CAST(:version AS text), dag.bundle_version))"""
+_CREATE = text(f"""
 INSERT INTO dag_run (dag_id, bundle_version, logical_date, interval_start, interval_end, run_type, params, state,
                      unfinished, queue, priority, task_filter, triggers)
 SELECT dag_id, coalesce(CAST(:version AS text), bundle_version), :logical_date, :interval_start, :interval_end,
-       :run_type, CAST(:params AS jsonb), 'queued', 0, CAST(:queue AS text),
+       :run_type, {_DEFAULTS} || CAST(:params AS jsonb), 'queued', 0, CAST(:queue AS text),
        :priority, CAST(:tasks AS text[]), CAST(:triggers AS jsonb)
 FROM dag WHERE dag_id = :dag_id
 ON CONFLICT (dag_id, logical_date) DO NOTHING
@@ -31,7 +38,8 @@ _QUEUED = text(
 )
 
 # A run of some tasks only counts the edges between those. One that waits for its own past is looked at again by
-# `release_past`, so it does no harm that the past may change at this very moment.
+# `release_past`, so it does no harm that the past may change at this very moment. The past may also be a run that
+# this very statement starts: it cannot see that one's tasks.
 _START = text(f"""
 WITH run AS (
     SELECT r.id, r.dag_id, r.bundle_version, r.queue, r.priority, r.task_filter, r.run_type, r.logical_date,
@@ -50,10 +58,11 @@ WITH run AS (
                  AND e.downstream = t.task_id AND e.upstream = ANY (run.task_filter)) END AS total,
            t.pool IS NOT NULL OR t.max_active IS NOT NULL OR run.max_active_tasks IS NOT NULL AS limited,
            t.depends_on_past AND coalesce((
-               SELECT p.state NOT IN ('success', 'skipped') FROM task_instance p
-               WHERE p.task_id = t.task_id AND p.map_index = -1 AND p.run_id = (
-                   SELECT q.id FROM dag_run q WHERE q.dag_id = run.dag_id AND q.logical_date < run.logical_date
-                   ORDER BY q.logical_date DESC LIMIT 1)), false) AS past_blocked
+               SELECT q.id = ANY (:ids) OR EXISTS (
+                   SELECT 1 FROM task_instance p WHERE p.run_id = q.id AND p.task_id = t.task_id
+                     AND p.map_index = -1 AND p.state NOT IN ('success', 'skipped'))
+               FROM dag_run q WHERE q.dag_id = run.dag_id AND q.logical_date < run.logical_date
+               ORDER BY q.logical_date DESC LIMIT 1), false) AS past_blocked
     FROM run JOIN dag_task t USING (dag_id, bundle_version)
     WHERE t.kind <> 'callback' AND (run.task_filter IS NULL OR t.task_id = ANY (run.task_filter))
 ), decided AS (
@@ -129,7 +138,8 @@ def create_run(
     ).scalar()
     if run_id is None:
         return None
-    if limit is not None and connection.execute(_ACTIVE, {"dag_id": dag_id}).scalar_one() >= limit:
+    room = {"dag_id": dag_id, "limit": limit, "id": run_id}
+    if limit is not None and not connection.execute(_ROOM_NOW, room).scalar_one():
         connection.execute(_QUEUED, {"subject": str(run_id), "id": run_id, "type": run_type})
     else:
         _start(connection, [run_id])

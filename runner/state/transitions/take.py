@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
+from runner.state.sql import Statement
 from runner.state.transitions.records import REFERENCE, Claim
 
 # The gate row is locked for the length of the claim, and a cordon updates that row: one of the two comes first,
@@ -25,12 +26,12 @@ WITH gate AS (
         lease_expires_at = now() + make_interval(secs => :lease)
     FROM gate, picked WHERE t.id = picked.id AND t.state IN ('ready', 'queued')
     RETURNING t.id, t.attempt, t.lease_token, t.run_id, t.dag_id, t.task_id, t.map_index, t.bundle_version,
-              t.tries + 1 AS try, t.interruptions, t.timeout_seconds, t.node_id, t.waiting_since
+              t.tries + 1 AS try_number, t.interruptions, t.timeout_seconds, t.node_id, t.waiting_since
 ), recorded AS (
     INSERT INTO event (kind, subject, state, run_id, attempt, node_id)
     SELECT 'task', id::text, 'running', run_id, attempt, node_id FROM claimed
 )
-SELECT c.id, c.attempt, c.lease_token, c.run_id, c.dag_id, c.task_id, c.map_index, c.bundle_version, c.try,
+SELECT c.id, c.attempt, c.lease_token, c.run_id, c.dag_id, c.task_id, c.map_index, c.bundle_version, c.try_number,
        c.interruptions, c.timeout_seconds, r.run_type, r.logical_date, r.interval_start, r.interval_end, r.params,
        d.execution,
        CASE WHEN d.inputs = '{{}}' THEN NULL ELSE (
@@ -48,7 +49,7 @@ JOIN dag_task d ON d.dag_id = c.dag_id AND d.bundle_version = c.bundle_version A
 """
 _VALUE = f"CASE WHEN x.url IS NULL THEN x.value ELSE jsonb_build_object('{REFERENCE}', x.url) END"
 
-_CLAIM = text(
+_CLAIM = Statement(
     _TAKE.format(
         value=_VALUE,
         picked="""SELECT id FROM task_instance
@@ -56,7 +57,7 @@ _CLAIM = text(
     )
 )
 # Of each queue the first few, then of those the first: a queue's index gives them in order.
-_TAKE_ANY = text(
+_TAKE_ANY = Statement(
     _TAKE.format(
         value=_VALUE,
         picked="""SELECT q.id FROM unnest(CAST(:queues AS text[])) AS wanted(queue), LATERAL (
@@ -90,8 +91,8 @@ def take(connection: Connection, *, node_id: str, queues: Sequence[str], n: int,
     return _claims(connection, _TAKE_ANY, values)
 
 
-def _claims(connection: Connection, statement: Any, values: dict[str, Any]) -> list[Claim]:
-    rows = connection.execute(statement, values).all()
+def _claims(connection: Connection, statement: Statement, values: dict[str, Any]) -> list[Claim]:
+    rows = statement(connection, values)
     items = _items(connection, [row for row in rows if row.map_over])
     return [
         Claim(*row[:17], row.inputs or {}, items.get(row.id, {}), row.waiting_since, row.triggers or [])  # type: ignore[call-arg]

@@ -63,7 +63,7 @@ def test_what_cannot_start_is_one_error(context: Context, tmp_path: Path) -> Non
     with pytest.raises(FileNotFoundError, match="gone"):
         BashOperator("b", command="true", cwd=f"{tmp_path}/gone").execute(context)
     op = BashOperator("b", command="head -c 200000 /dev/zero | tr '\\0' x", return_last_line=True)
-    with pytest.raises(CommandError, match="longer than 64 KiB"):
+    with pytest.raises(ValueError, match="longer than 64 KiB"):
         op.execute(context)
 
 

@@ -142,16 +142,18 @@ def test_a_query_that_fails_writes_no_file(db: str, context: Context) -> None:
 
 
 def test_from_s3_to_postgresql_and_back(aws: str, pg: str, context: Context) -> None:
-    boto3.client("s3").create_bucket(Bucket="lake", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
-    lake = Storage.open("s3://lake")
+    boto3.client("s3").create_bucket(Bucket="transfers", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
+    lake = Storage.open("s3://transfers")
     lake.put("in/events.csv", b"id,what\n" + b"".join(b"%d,click\n" % n for n in range(200_000)))
     SQLOperator(
         "make", connection=pg, sql=["CREATE SCHEMA web", 'CREATE TABLE web."Events" (id int, what text)']
     ).execute(context)
-    done = StorageToSQL("load", source="s3://lake/in/events.csv", connection=pg, table="web.Events").execute(context)
+    done = StorageToSQL("load", source="s3://transfers/in/events.csv", connection=pg, table="web.Events").execute(
+        context
+    )
     assert done == {"files": 1, "bytes": lake.head("in/events.csv").size, "rows": 200_000}
     back = SQLToStorage(
-        "unload", connection=pg, sql='SELECT * FROM web."Events" ORDER BY id', target="s3://lake/out/events.csv"
+        "unload", connection=pg, sql='SELECT * FROM web."Events" ORDER BY id', target="s3://transfers/out/events.csv"
     ).execute(context)
     assert back["rows"] == 200_000 and lake.get("out/events.csv") == lake.get("in/events.csv")
 

@@ -12,14 +12,43 @@ depends_on = None
 
 def upgrade() -> None:
     op.create_table(
+        "backfill",
+        sa.Column("id", sa.BigInteger(), sa.Identity(always=True), nullable=False),
+        sa.Column("dag_id", sa.Text(), nullable=False),
+        sa.Column("which", sa.Text(), nullable=False),
+        sa.Column("state", sa.Text(), server_default="running", nullable=False),
+        sa.Column("max_active", sa.Integer(), nullable=False),
+        sa.Column("priority", sa.Integer(), nullable=False),
+        sa.Column("tasks", sa.ARRAY(sa.Text()), nullable=True),
+        sa.Column("total", sa.Integer(), nullable=False),
+        sa.Column("created_by", sa.Text(), nullable=False),
+        sa.Column("created_at", postgresql.TIMESTAMP(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.Column("ended_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
+        sa.CheckConstraint("state IN ('running', 'paused', 'cancelled', 'done')", name=op.f("ck_backfill_state")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_backfill")),
+    )
+    op.create_index(
+        "ix_backfill_running", "backfill", ["id"], unique=False, postgresql_where=sa.text("state = 'running'")
+    )
+    op.create_table(
         "bundle",
         sa.Column("version", sa.Text(), nullable=False),
         sa.Column("name", sa.Text(), nullable=False),
         sa.Column("url", sa.Text(), nullable=False),
         sa.Column("size", sa.BigInteger(), nullable=False),
+        sa.Column("sha256", sa.Text(), server_default="", nullable=False),
         sa.Column("created_at", postgresql.TIMESTAMP(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.Column("created_by", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("version", name=op.f("pk_bundle")),
+    )
+    op.create_table(
+        "connection",
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("value", postgresql.JSONB(), nullable=False),
+        sa.Column("source", sa.Text(), nullable=True),
+        sa.Column("updated_at", postgresql.TIMESTAMP(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.Column("updated_by", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("name", name=op.f("pk_connection")),
     )
     op.create_table(
         "deploy",
@@ -106,6 +135,7 @@ def upgrade() -> None:
         sa.Column("name", sa.Text(), nullable=False),
         sa.Column("slots", sa.Integer(), nullable=False),
         sa.Column("description", sa.Text(), server_default="", nullable=False),
+        sa.Column("source", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("name", name=op.f("pk_pool")),
     )
     op.create_table(
@@ -145,6 +175,40 @@ def upgrade() -> None:
         postgresql_where=sa.text("state = 'running'"),
     )
     op.create_table(
+        "variable",
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("value", postgresql.JSONB(), nullable=False),
+        sa.Column("source", sa.Text(), nullable=True),
+        sa.Column("updated_at", postgresql.TIMESTAMP(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.Column("updated_by", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("name", name=op.f("pk_variable")),
+    )
+    op.create_table(
+        "backfill_run",
+        sa.Column("backfill_id", sa.BigInteger(), nullable=False),
+        sa.Column("seq", sa.Integer(), nullable=False),
+        sa.Column("logical_date", postgresql.TIMESTAMP(timezone=True), nullable=False),
+        sa.Column("interval_start", postgresql.TIMESTAMP(timezone=True), nullable=False),
+        sa.Column("interval_end", postgresql.TIMESTAMP(timezone=True), nullable=False),
+        sa.Column("again", sa.Boolean(), nullable=False),
+        sa.Column("started", sa.Boolean(), server_default=sa.text("false"), nullable=False),
+        sa.Column("run_id", sa.BigInteger(), nullable=True),
+        sa.ForeignKeyConstraint(
+            ["backfill_id"], ["backfill.id"], name=op.f("fk_backfill_run_backfill_id"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("backfill_id", "seq", name=op.f("pk_backfill_run")),
+    )
+    op.create_index(
+        "ix_backfill_run_run", "backfill_run", ["run_id"], unique=False, postgresql_where=sa.text("run_id IS NOT NULL")
+    )
+    op.create_index(
+        "ix_backfill_run_waiting",
+        "backfill_run",
+        ["backfill_id", "seq"],
+        unique=False,
+        postgresql_where=sa.text("NOT started"),
+    )
+    op.create_table(
         "dag",
         sa.Column("dag_id", sa.Text(), nullable=False),
         sa.Column("bundle", sa.Text(), nullable=False),
@@ -174,9 +238,9 @@ def upgrade() -> None:
         sa.Column("interval_end", postgresql.TIMESTAMP(timezone=True), nullable=False),
         sa.Column("run_type", sa.Text(), nullable=False),
         sa.Column("params", postgresql.JSONB(), server_default=sa.text("'{}'"), nullable=False),
-        sa.Column("triggers", postgresql.JSONB(), nullable=True),
         sa.Column("state", sa.Text(), server_default="running", nullable=False),
         sa.Column("priority", sa.Integer(), server_default=sa.text("0"), nullable=False),
+        sa.Column("triggers", postgresql.JSONB(), nullable=True),
         sa.Column("queue", sa.Text(), nullable=True),
         sa.Column("task_filter", sa.ARRAY(sa.Text()), nullable=True),
         sa.Column("unfinished", sa.Integer(), nullable=False),

@@ -8,7 +8,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -27,8 +27,10 @@ dag = typer.Typer(no_args_is_help=True, help="DAGs.")
 run = typer.Typer(no_args_is_help=True, help="Runs of DAGs.")
 task = typer.Typer(no_args_is_help=True, help="Task instances.")
 config = typer.Typer(no_args_is_help=True, help="The configuration in force.")
+objects = typer.Typer(no_args_is_help=True, help="Connections, pools and variables, from a file.")
 asset = typer.Typer(no_args_is_help=True, help="Assets: what tasks update and DAGs wait for.")
-for name, group in {"asset": asset, "db": db, "dag": dag, "run": run, "task": task, "config": config}.items():
+_groups = {"asset": asset, "db": db, "dag": dag, "run": run, "task": task, "config": config, "objects": objects}
+for name, group in _groups.items():
     app.add_typer(group, name=name)
 
 LOG_SECONDS = 2.0  # after its end, a task's last lines are in the store within this time
@@ -170,16 +172,21 @@ def dag_trigger(
     dag_id: str,
     logical_date: Annotated[str | None, typer.Option(help="ISO 8601 with a zone; now if it is left out.")] = None,
     params: Annotated[str, typer.Option(help="JSON object for the run.")] = "{}",
+    param: Annotated[
+        list[str] | None, typer.Option("--param", "-p", help="NAME=VALUE, JSON or text; again for more.")
+    ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the run's end; exit 1 if it fails.")] = False,
     as_json: Json = False,
 ) -> None:
     """Start a run by hand."""
+    from runner.state import params as run_params
     from runner.state import transitions
 
     date = _parse_date(logical_date)
-    values = _parse_params(params)
+    values = _parse_params(params) | dict(_parse_param(p) for p in param or ())
     with _database() as connection:
         _known_dag(connection, dag_id)
+        run_params.check(connection, dag_id, values)
         run_id = transitions.create_run(connection, dag_id, date, params=values)
     if run_id is None:
         raise UsageError(f"DAG {dag_id} has a run of {date.isoformat()} already", "choose another --logical-date")
@@ -191,6 +198,38 @@ def dag_trigger(
         state = _wait(run_id)
         output.note(f"run {run_id}: {state}")
         raise typer.Exit(0 if state == "success" else 1)
+
+
+@dag.command("test")
+def dag_test(
+    dag_id: str,
+    directory: Annotated[Path, typer.Option("--dir", help="The directory of pipelines.")] = Path(),
+    date: Annotated[str | None, typer.Option("--date", help="ISO 8601 with a zone; now if it is left out.")] = None,
+    params: Annotated[str, typer.Option(help="JSON object for the run.")] = "{}",
+    storage_url: Annotated[str, typer.Option("--storage", help="Where its files go: file:///… or s3://…")] = "",
+    as_json: Json = False,
+) -> None:
+    """Run one DAG in this process, without any service: each task's state and value, exit 1 if one fails."""
+    from runner.bundle import dag_test as here
+
+    if not directory.is_dir():
+        raise UsageError(f"{directory} is not a directory", "--dir names the one that holds the pipeline files")
+    when, values = _parse_date(date, "--date"), _parse_params(params)
+    here.under_its_python(directory)
+    ended: dict[str, Any] = {}
+
+    def end(task_id: str, state: str, value: Any) -> None:
+        ended[task_id] = {"state": state, "value": str(value) if state == "failed" else value}
+        if not as_json:
+            shown = "" if value is None else repr(value) if state == "failed" else json.dumps(value)
+            output.results.print(f"{state:8} {task_id}  {output.escape(shown)}".rstrip())
+
+    try:
+        with redirect_stdout(sys.stderr) if as_json else nullcontext():  # what tasks print is no result
+            here.run_dag(directory, dag_id, when, values, storage_url, end)
+    finally:
+        if as_json and ended:
+            output.print_json(ended)
 
 
 @run.command("list")
@@ -244,6 +283,53 @@ def run_show(run_id: int, as_json: Json = False) -> None:
     )
 
 
+TaskNames = Annotated[list[str] | None, typer.Argument(help="Tasks of the run; `load[2]` is one item of a mapped one.")]
+
+
+@run.command("clear")
+def run_clear(
+    run_id: int,
+    tasks: TaskNames = None,
+    failed: Annotated[bool, typer.Option("--failed", help="Only what has failed.")] = False,
+    upstream: Annotated[bool, typer.Option("--upstream", help="Also everything before the tasks.")] = False,
+    downstream: Annotated[bool, typer.Option(help="Also everything after the tasks.")] = True,
+) -> None:
+    """Run tasks of a run again, all of it without names. What runs is ended first."""
+    from runner.state import transitions
+
+    with _database() as connection:
+        n = transitions.clear(
+            connection, run_id, tasks, only_failed=failed, upstream=upstream, downstream=downstream, by=_who()
+        )
+    output.note(f"run {run_id}: {n} task instances run again" if n else f"run {run_id}: nothing to run again")
+
+
+@run.command("mark")
+def run_mark(run_id: int, state: Literal["success", "failed", "skipped"], tasks: TaskNames = None) -> None:
+    """Say what tasks have become, whatever they have done."""
+    from runner.state import transitions
+
+    if not tasks:
+        raise UsageError("which tasks?", f"e.g. runner run mark {run_id} {state} load; `runner run show {run_id}`")
+    with _database() as connection:
+        n = transitions.mark(connection, run_id, tasks, state, by=_who())
+    output.note(f"run {run_id}: {n} task instances marked {state}")
+
+
+@run.command("kill")
+def run_kill(run_id: int, tasks: TaskNames = None) -> None:
+    """End tasks, or the whole run: they stop within a heartbeat and have failed."""
+    from runner.state import transitions
+
+    by = _who()
+    with _database() as connection:
+        if tasks:
+            n = transitions.mark(connection, run_id, tasks, "failed", by=by, only_unfinished=True)
+        else:
+            n = transitions.end_run(connection, run_id, why=f"killed by {by}")
+    output.note(f"run {run_id}: {n} task instances are being ended")
+
+
 @task.command("logs")
 def task_logs(
     task_instance: Annotated[int, typer.Argument(help="Id from `runner run show`.")],
@@ -270,7 +356,7 @@ def task_logs(
             raise UsageError(f"task instance {task_instance} has no attempt {number}", f"its last is {found.attempt}")
         # Looked at before the log, so no line is missed.
         another = number < found.attempt
-        over = another or found.state in FINISHED or (attempt is not None and found.state == "ready")
+        over = another or found.state in FINISHED or (attempt is not None and found.state in ("ready", "up_for_retry"))
         text, part = read_log(
             storage, log_prefix(found.dag_id, found.run_id, found.task_id, number, found.map_index), part
         )
@@ -335,7 +421,86 @@ def config_show(as_json: Json = False) -> None:
     )
 
 
+# --- connections, pools, variables ----------------------------------------------------------------------------
+
+ObjectsFile = Annotated[Path, typer.Argument(metavar="FILE", help="The YAML file of this environment.")]
+Prune = Annotated[bool, typer.Option("--prune", help="Remove what an earlier file brought and this one lacks.")]
+
+
+@objects.command("apply")
+def objects_apply(file: ObjectsFile, prune: Prune = False) -> None:
+    """Make the environment have what the file says, all of it or, if anything is wrong, nothing."""
+    from runner import objects as room
+
+    wanted = room.read(file)
+    with _database() as connection:
+        changes = room.apply(wanted, connection, _cipher(), source=file.name, who=getpass.getuser(), prune=prune)
+    for change in changes:
+        print(change)
+    output.note(f"{len(changes)} changed" if changes else "everything is as the file says; nothing was changed")
+
+
+@objects.command("diff")
+def objects_diff(file: ObjectsFile, prune: Prune = False) -> None:
+    """Show what `apply` would change. Secrets are not shown."""
+    from runner import objects as room
+
+    wanted = room.read(file)
+    with _database() as connection:
+        changes = room.diff(wanted, connection, _cipher(), prune=prune)
+    for change in changes:
+        print(change)
+    output.note(f"{len(changes)} would change" if changes else "everything is as the file says")
+
+
+@objects.command("list")
+def objects_list(as_json: Json = False) -> None:
+    """Everything there is. Secrets are not shown."""
+    from runner.objects.secrets import masked
+    from runner.state import objects as state
+
+    with _database() as connection:
+        rows = state.all_of(connection)
+    if as_json:
+        output.print_json(
+            [{"kind": r.kind, "name": r.name, "value": masked(r.value), "source": r.source} for r in rows]
+        )
+        return
+    output.print_table(
+        ["kind", "name", "~value", "from"],
+        [(r.kind, r.name, json.dumps(masked(r.value), ensure_ascii=False), r.source or "-") for r in rows],
+    )
+
+
+@objects.command("key")
+def objects_key() -> None:
+    """Print a new key for SLUICE_SECRET_KEY."""
+    from cryptography.fernet import Fernet
+
+    print(Fernet.generate_key().decode())
+
+
+@objects.command("rotate")
+def objects_rotate() -> None:
+    """Encrypt the stored secrets anew with the first key of SLUICE_SECRET_KEY; then the old key can go."""
+    from runner import objects as room
+
+    with _database() as connection:
+        count = room.rotate(connection, _cipher())
+    output.note(f"{count} encrypted anew")
+
+
+def _cipher() -> Any:
+    from runner.objects import Cipher
+
+    return Cipher(_settings().secret_key)
+
+
 # --- helpers --------------------------------------------------------------------------------------------------
+
+
+def _who() -> str:
+    return getpass.getuser()
 
 
 def _known_dag(connection: Any, dag_id: str) -> None:
@@ -357,24 +522,22 @@ def _wait(run_id: int) -> str:
                 found = queries.run(connection, run_id, limit=1)
             if found is None:
                 raise SluiceError(f"run {run_id} is gone")
-            if found.state != "running":
+            if found.state not in ("queued", "running"):
                 return str(found.state)
             time.sleep(0.2)
     finally:
         engine.dispose()
 
 
-def _parse_date(text: str | None) -> dt.datetime:
+def _parse_date(text: str | None, option: str = "--logical-date") -> dt.datetime:
     if text is None:
         return dt.datetime.now(dt.UTC)
     try:
         date = dt.datetime.fromisoformat(text)
     except ValueError:
-        raise UsageError(f"--logical-date {text!r} is no ISO 8601 time", "e.g. 2026-01-31T06:00+00:00") from None
+        raise UsageError(f"{option} {text!r} is no ISO 8601 time", "e.g. 2026-01-31T06:00+00:00") from None
     if date.tzinfo is None:
-        raise UsageError(
-            f"--logical-date {text!r} has no time zone", f"e.g. {date.isoformat(timespec='minutes')}+00:00"
-        )
+        raise UsageError(f"{option} {text!r} has no time zone", f"e.g. {date.isoformat(timespec='minutes')}+00:00")
     return date
 
 
@@ -389,6 +552,16 @@ def _parse_params(text: str, option: str = "--params") -> dict[str, Any]:
     return values
 
 
+def _parse_param(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise UsageError(f"-p {text!r} is not NAME=VALUE", "e.g. -p day=2026-01-31 -p n=3")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
 def _time(value: dt.datetime | None) -> str:
     return value.astimezone(dt.UTC).strftime("%Y-%m-%d %H:%M:%SZ") if value else "-"
 
@@ -399,7 +572,3 @@ def _seconds_since(value: dt.datetime | None) -> float:
 
 def _took(row: Any) -> str:
     return output.duration((row.ended_at - row.created_at).total_seconds()) if row.ended_at else "-"
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,1 @@
+"""Put in front of a service on PYTHONPATH: takes safeties away, crashes at a chosen point, bends the clock."""
