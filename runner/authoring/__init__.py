@@ -3,12 +3,14 @@
 Imports nothing else of ours, except storage once a task uses it.
 """
 
+from runner.authoring.assets import Asset
 from runner.authoring.context import Context, get_current_context
 from runner.authoring.dag import DAG, dag
 from runner.authoring.errors import AuthoringError, Defer, Fail, ReturnValueError, Skip
 from runner.authoring.group import TaskGroup
 from runner.authoring.latest_only import latest_only
 from runner.authoring.lookup import Connection, NotFoundError, connection, variable
+from runner.authoring.params import Param
 from runner.authoring.spec import DagSpec, TaskSpec
 from runner.authoring.task import Output, task
 from runner.authoring.timetables import (
@@ -26,6 +28,7 @@ from runner.authoring.timetables import (
 
 __all__ = [
     "DAG",
+    "Asset",
     "AuthoringError",
     "Connection",
     "Context",
@@ -42,6 +45,7 @@ __all__ = [
     "NotFoundError",
     "Once",
     "Output",
+    "Param",
     "ReturnValueError",
     "Sessions",
     "Skip",

@@ -14,6 +14,8 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, overload
 
+from runner.authoring import params as declared
+from runner.authoring.assets import Asset, Condition, split
 from runner.authoring.context import Context, running
 from runner.authoring.errors import AuthoringError, Defer, Fail, Place, Skip, caller
 from runner.authoring.graph import find_cycle, reachable, topological_order
@@ -39,17 +41,18 @@ class DAG:
     """A directed acyclic graph of tasks, made with `@dag` or `with DAG("id") as d:`.
 
     `schedule` None means started by hand only; else a cron expression or one of @hourly, @daily, @weekly,
-    @monthly, @yearly, read in `timezone`, a timedelta, or a timetable. `start` must carry a time zone. `catchup`
-    False (the default) runs only from now on. `max_active_runs`: more runs wait; `max_active_tasks` counts over all
-    runs. `run_timeout` ends a run that takes longer. `on_success`, `on_failure` are run, as tasks, when a run has
-    ended. Raises AuthoringError with the author's file and line.
+    @monthly, @yearly, read in `timezone`, a timedelta, or a timetable; or assets: a list (all of them updated since the
+    last run), or `a | b`. `start` must carry a time zone. `catchup` False (the default) runs only from now on.
+    `max_active_runs`: more runs wait; `max_active_tasks` counts over all runs. `run_timeout` ends a run that takes
+    longer. `on_success`, `on_failure` are run, as tasks, when a run has ended. `params`: name → default or Param, for
+    each run. Raises AuthoringError with the author's file and line.
     """
 
     def __init__(
         self,
         dag_id: str,
         *,
-        schedule: str | dt.timedelta | Timetable | None = None,
+        schedule: str | dt.timedelta | Timetable | Condition | Sequence[Asset] | None = None,
         start: dt.datetime | None = None,
         timezone: str = "UTC",
         catchup: bool = False,
@@ -58,13 +61,14 @@ class DAG:
         run_timeout: dt.timedelta | None = None,
         on_success: Callable[..., Any] | None = None,
         on_failure: Callable[..., Any] | None = None,
+        params: Mapping[str, Any] | None = None,
         tags: Sequence[str] = (),
         description: str = "",
     ) -> None:
         check_id("dag_id", dag_id)
         self.place = caller()
         self.dag_id = dag_id
-        self.schedule = schedule
+        self.schedule, self.assets = split(schedule)
         self.start = start
         self.timezone = timezone
         self.catchup = catchup
@@ -73,6 +77,7 @@ class DAG:
         self.run_timeout = run_timeout
         self.tags = (tags,) if isinstance(tags, str) else tuple(tags)
         self.description = inspect.cleandoc(description)
+        self.params = declared.to_json(f"DAG {dag_id!r}", params or {})
         self.nodes: dict[str, Node] = {}
         self.callbacks: dict[str, Node] = {}
         self._next: dict[str, int] = {}  # id → number of the next repeated call
@@ -93,6 +98,9 @@ class DAG:
             self._plain = to_plain(coerce(self.schedule), timezone=self.timezone, start=self.start)
         except AuthoringError as e:
             raise AuthoringError(f"{name}: {e.what}") from None
+        missing = declared.required(self.params)
+        if missing and (self.schedule is not None or self.assets is not None):
+            raise AuthoringError(f"{name}: param {missing[0]!r} needs a default, or the DAG no schedule")
         if self.catchup and self.start is None:
             raise AuthoringError(f"{name}: catchup needs a start to catch up from")
         for limit in ("max_active_runs", "max_active_tasks"):
@@ -188,12 +196,14 @@ class DAG:
             dag_id=self.dag_id,
             description=self.description,
             schedule=self._plain,
+            assets=self.assets,
             timezone=self.timezone,
             start=None if self.start is None else self.start.isoformat(),
             catchup=self.catchup,
             max_active_runs=self.max_active_runs,
             max_active_tasks=self.max_active_tasks,
             run_timeout_seconds=None if self.run_timeout is None else self.run_timeout.total_seconds(),
+            params=self.params,
             tags=self.tags,
             tasks=tuple(
                 _task_spec(task_id, node, upstream[task_id], self._rule(node, upstream[task_id]))
@@ -308,6 +318,10 @@ class DAG:
         `variable(name)` find, before what the environment says.
         """
         self.check_acyclic()
+        values = declared.defaults(self.params) | (params or {})
+        wrong = declared.problems(self.params, values)
+        if wrong:
+            raise ValueError("; ".join(wrong))
         when = logical_date or dt.datetime.now(dt.UTC)
         results: dict[str, Any] = {}
         ends: dict[str, str] = {}
@@ -323,7 +337,7 @@ class DAG:
                 run_id="test",
                 task_id=task_id,
                 logical_date=when,
-                params=params or {},
+                params=values,
                 node="local",
                 storage_url=storage_url,
                 waiting_since=dt.datetime.now(dt.UTC),
@@ -459,7 +473,7 @@ def dag(function: Callable[..., Any], /) -> DagFactory: ...
 def dag(
     *,
     dag_id: str | None = None,
-    schedule: str | dt.timedelta | Timetable | None = None,
+    schedule: str | dt.timedelta | Timetable | Condition | Sequence[Asset] | None = None,
     start: dt.datetime | None = None,
     timezone: str = "UTC",
     catchup: bool = False,

@@ -64,18 +64,21 @@ class DagSpec:
     IANA name), or a JSON object for any other timetable (`text` in it is for people). `start` is an aware
     ISO 8601 time before which nothing is scheduled. `max_active_runs` None means no limit of its own; more runs than
     that wait. `max_active_tasks` counts over all runs of the DAG. `callbacks` are tasks that run when a run has ended:
-    ids `@on_success` and `@on_failure`.
+    ids `@on_success` and `@on_failure`. `assets`: the condition for a run over assets, as authoring.assets has it.
+    `params`: name → JSON Schema, with its default.
     """
 
     dag_id: str
     description: str = ""
     schedule: str | dict[str, Any] | None = None
+    assets: dict[str, Any] | None = None
     timezone: str = "UTC"
     start: str | None = None
     catchup: bool = False
     max_active_runs: int | None = None
     max_active_tasks: int | None = None
     run_timeout_seconds: float | None = None
+    params: dict[str, Any] = field(default_factory=dict)
     tags: tuple[str, ...] = ()
     tasks: tuple[TaskSpec, ...] = ()
     callbacks: tuple[TaskSpec, ...] = ()

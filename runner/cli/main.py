@@ -28,7 +28,8 @@ run = typer.Typer(no_args_is_help=True, help="Runs of DAGs.")
 task = typer.Typer(no_args_is_help=True, help="Task instances.")
 config = typer.Typer(no_args_is_help=True, help="The configuration in force.")
 objects = typer.Typer(no_args_is_help=True, help="Connections, pools and variables, from a file.")
-_groups = {"db": db, "dag": dag, "run": run, "task": task, "config": config, "objects": objects}
+asset = typer.Typer(no_args_is_help=True, help="Assets: what tasks update and DAGs wait for.")
+_groups = {"asset": asset, "db": db, "dag": dag, "run": run, "task": task, "config": config, "objects": objects}
 for name, group in _groups.items():
     app.add_typer(group, name=name)
 
@@ -171,16 +172,21 @@ def dag_trigger(
     dag_id: str,
     logical_date: Annotated[str | None, typer.Option(help="ISO 8601 with a zone; now if it is left out.")] = None,
     params: Annotated[str, typer.Option(help="JSON object for the run.")] = "{}",
+    param: Annotated[
+        list[str] | None, typer.Option("--param", "-p", help="NAME=VALUE, JSON or text; again for more.")
+    ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the run's end; exit 1 if it fails.")] = False,
     as_json: Json = False,
 ) -> None:
     """Start a run by hand."""
+    from runner.state import params as run_params
     from runner.state import transitions
 
     date = _parse_date(logical_date)
-    values = _parse_params(params)
+    values = _parse_params(params) | dict(_parse_param(p) for p in param or ())
     with _database() as connection:
         _known_dag(connection, dag_id)
+        run_params.check(connection, dag_id, values)
         run_id = transitions.create_run(connection, dag_id, date, params=values)
     if run_id is None:
         raise UsageError(f"DAG {dag_id} has a run of {date.isoformat()} already", "choose another --logical-date")
@@ -370,6 +376,36 @@ def task_logs(
         time.sleep(0.25)
 
 
+@asset.command("list")
+def asset_list(as_json: Json = False) -> None:
+    """All assets, with the DAGs that update and use them."""
+    from runner.state import assets
+
+    with _database() as connection:
+        rows = assets.known(connection)
+    if as_json:
+        output.print_json([row._asdict() for row in rows])
+        return
+    output.print_table(
+        ["asset", "last update", "?~made by", "?~used by"],
+        [(r.asset, _time(r.updated_at), " ".join(r.made_by) or "-", " ".join(r.used_by) or "-") for r in rows],
+    )
+
+
+@asset.command("update")
+def asset_update(
+    name: str,
+    extra: Annotated[str, typer.Option(help="JSON object that the runs get to see.")] = "{}",
+) -> None:
+    """Say that something outside has updated an asset."""
+    from runner.state import assets
+
+    values = _parse_params(extra, "--extra")
+    with _database() as connection:
+        n = assets.update(connection, name, extra=values, who=getpass.getuser())
+    output.note(f"{name} updated; {n} DAG{'' if n == 1 else 's'} wait{'s' if n == 1 else ''} for it")
+
+
 @config.command("show")
 def config_show(as_json: Json = False) -> None:
     """Every setting in force, passwords masked."""
@@ -505,14 +541,25 @@ def _parse_date(text: str | None, option: str = "--logical-date") -> dt.datetime
     return date
 
 
-def _parse_params(text: str) -> dict[str, Any]:
+def _parse_params(text: str, option: str = "--params") -> dict[str, Any]:
+    example = f"""e.g. {option} '{{"day": "2026-01-31"}}'"""
     try:
         values = json.loads(text)
     except ValueError as e:
-        raise UsageError(f"--params is no JSON: {e}", """e.g. --params '{"day": "2026-01-31"}'""") from None
+        raise UsageError(f"{option} is no JSON: {e}", example) from None
     if not isinstance(values, dict):
-        raise UsageError("--params must be a JSON object", """e.g. --params '{"day": "2026-01-31"}'""")
+        raise UsageError(f"{option} must be a JSON object", example)
     return values
+
+
+def _parse_param(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise UsageError(f"-p {text!r} is not NAME=VALUE", "e.g. -p day=2026-01-31 -p n=3")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
 
 
 def _time(value: dt.datetime | None) -> str:

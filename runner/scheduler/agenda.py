@@ -16,7 +16,9 @@ SELECT EXISTS (SELECT 1 FROM dag WHERE active AND NOT paused AND schedule IS NOT
        EXISTS (SELECT 1 FROM task_instance WHERE state = 'up_for_retry' AND available_at <= now()) AS retries,
        EXISTS (SELECT 1 FROM task_instance WHERE state = 'waiting' AND past_blocked) AS past,
        EXISTS (SELECT 1 FROM task_instance WHERE state = 'ready' AND NOT admitted) AS limited,
-       EXISTS (SELECT 1 FROM task_instance WHERE state IN ('ready', 'queued') AND admitted) AS due
+       EXISTS (SELECT 1 FROM task_instance WHERE state IN ('ready', 'queued') AND admitted) AS due,
+       EXISTS (SELECT 1 FROM asset_pending p JOIN dag d USING (dag_id)
+               WHERE NOT p.seen AND d.active AND NOT d.paused) AS assets
 """)
 
 
@@ -31,6 +33,7 @@ class Agenda(NamedTuple):
     past: bool
     limited: bool
     due: bool
+    assets: bool
 
 
 def agenda(connection: Connection) -> Agenda:

@@ -27,10 +27,11 @@ from runner.scheduler import lost_nodes
 from runner.scheduler.agenda import agenda
 from runner.scheduler.create_runs import create_runs
 from runner.scheduler.dispatch import Resender, dispatch
+from runner.scheduler.lookup import provider
 from runner.scheduler.reap import Reaper
 from runner.scheduler.sense import Sensing
 from runner.settings import Settings, SluiceError
-from runner.state import backfills, bundles, nodes, transitions
+from runner.state import assets, backfills, bundles, nodes, transitions
 from runner.state.db import connect, listen
 from runner.state.doorbell import Doorbell, celery_app
 from runner.telemetry import systemd
@@ -67,7 +68,7 @@ class Scheduler:
         self.doorbell = Doorbell(celery_app(settings.broker()))
         self.resender = Resender(self.engine, self.doorbell)
         self.reaper = Reaper(settings.lease_seconds)
-        self.sensing = Sensing(self.engine, settings.node_id)
+        self.sensing = Sensing(self.engine, settings.node_id, provider=provider(self.engine, settings))
         self.stopping = threading.Event()
         self._periodic = [
             Every(settings.heartbeat_seconds, self._heartbeat),
@@ -108,6 +109,8 @@ class Scheduler:
             todo = agenda(connection)
         if todo.due_dags:
             self._repeat(create_runs)
+        if todo.assets:
+            self._repeat(assets.create_runs)
         if todo.backfills:
             self._advance_backfills()
         if todo.queued_runs or todo.backfills:

@@ -84,6 +84,13 @@ ON CONFLICT (dag_id) DO UPDATE SET
           AND o.spec -> 'timezone' IS NOT DISTINCT FROM n.spec -> 'timezone') THEN dag.next_run_at END,
     updated_at = now()
 """)
+_ASSETS = text("""
+UPDATE dag d SET assets = found.assets
+FROM (SELECT v.dag_id, ARRAY(SELECT DISTINCT name #>> '{}' FROM jsonb_path_query(v.spec, 'strict $.assets.**.asset',
+                                                                       silent => true) AS name) AS assets
+      FROM dag_version v WHERE v.bundle_version = :version) found
+WHERE d.dag_id = found.dag_id AND d.assets IS DISTINCT FROM found.assets
+""")
 _RETIRE = text("""
 UPDATE dag SET active = false, updated_at = now()
 WHERE bundle = :name AND bundle_version <> :version AND active
@@ -214,6 +221,7 @@ def check_free(connection: Connection, name: str, dag_ids: Sequence[str]) -> Non
 def _activate(connection: Connection, name: str, version: str, who: str, action: str) -> None:
     before = active_version(connection, name)
     connection.execute(_ACTIVATE, {"version": version, "name": name})
+    connection.execute(_ASSETS, {"version": version})
     connection.execute(_RETIRE, {"version": version, "name": name})
     connection.execute(_HISTORY, {"name": name, "before": before, "version": version, "who": who, "action": action})
     notify(connection)

@@ -83,11 +83,15 @@ class Dag(Base):
     active: Mapped[bool] = mapped_column(server_default=text("true"))  # false: no longer in its bundle
     paused: Mapped[bool] = mapped_column(server_default=text("false"))
     schedule: Mapped[str | None]
+    assets: Mapped[list[str]] = mapped_column(server_default=text("'{}'"))  # those its runs wait for
     next_run_at: Mapped[dt.datetime | None]  # the next logical date; NULL without a schedule
     max_active_runs: Mapped[int | None]  # more wait as queued runs
     max_active_tasks: Mapped[int | None]  # over all its runs
     updated_at: Mapped[dt.datetime] = mapped_column(server_default=func.now())
-    __table_args__ = (Index("ix_dag_due", "next_run_at", postgresql_where=text("active AND NOT paused")),)
+    __table_args__ = (
+        Index("ix_dag_due", "next_run_at", postgresql_where=text("active AND NOT paused")),
+        Index("ix_dag_assets", "assets", postgresql_using="gin"),
+    )
 
 
 class DagVersion(Base):
@@ -334,6 +338,32 @@ class XCom(Base):
     value: Mapped[Any | None] = mapped_column(JSONB)  # a small value; a large one is in storage, at `url`
     url: Mapped[str | None]
     length: Mapped[int | None]  # of a list at `url`: how many items
+
+
+class AssetEvent(Base):
+    """An asset was updated: by a task, or, as somebody said, from outside."""
+
+    __tablename__ = "asset_event"
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    at: Mapped[dt.datetime] = mapped_column(server_default=func.clock_timestamp())
+    asset: Mapped[str]
+    dag_id: Mapped[str | None]
+    run_id: Mapped[int | None] = mapped_column(BigInteger)
+    task_id: Mapped[str | None]
+    who: Mapped[str | None]  # of one from outside
+    extra: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
+    __table_args__ = (Index("ix_asset_event_asset", "asset", "at"),)
+
+
+class AssetPending(Base):
+    """An event that a DAG's next run will use. seen: it was looked at, and did not suffice."""
+
+    __tablename__ = "asset_pending"
+    dag_id: Mapped[str] = mapped_column(primary_key=True)
+    event_id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    asset: Mapped[str]
+    seen: Mapped[bool] = mapped_column(server_default=text("false"))
+    __table_args__ = (Index("ix_asset_pending_new", "dag_id", postgresql_where=text("NOT seen")),)
 
 
 class Pool(Base):

@@ -12,9 +12,11 @@ from pydantic import AwareDatetime, BaseModel
 from sqlalchemy import Connection
 
 from runner.settings import SluiceError
+from runner.state import assets, queries, transitions
 from runner.state import dags as dag_switches
-from runner.state import queries, transitions
+from runner.state import params as run_params
 from runner.state import rollouts as rollout_state
+from runner.state.assets import AssetRow
 from runner.state.queries import (
     Counts,
     DagDetail,
@@ -106,6 +108,7 @@ def trigger(context: Context, dag_id: str, wish: Trigger) -> int:
         found = require_dag(connection, dag_id)
         if not found.active:
             raise ConflictError(f"DAG {dag_id!r} is no longer in its bundle {found.bundle!r}", "publish it again")
+        run_params.check(connection, dag_id, wish.params)
         run_id = transitions.create_run(connection, dag_id, date, params=wish.params)
     if run_id is None:
         raise ConflictError(f"DAG {dag_id!r} has a run of {date.isoformat()} already", "choose another logical date")
@@ -200,6 +203,33 @@ def dag_runs(
 def trigger_run(context: Ctx, dag_id: str, wish: Trigger | None = None) -> Triggered:
     """Create a run by hand."""
     return Triggered(run_id=trigger(context, dag_id, wish or Trigger()))
+
+
+class AssetUpdate(BaseModel):
+    """Something outside has updated an asset; `extra` is shown to the runs that follow."""
+
+    asset: str
+    extra: dict[str, Any] = {}
+
+
+class AssetUpdated(BaseModel):
+    """How many DAGs wait for it."""
+
+    waiting: int
+
+
+@router.get("/assets")
+def asset_rows(context: Ctx) -> list[AssetRow]:
+    """All assets of active DAGs."""
+    with context.engine.connect() as connection:
+        return assets.known(connection)
+
+
+@router.post("/assets/events", status_code=201)
+def update_asset(context: Ctx, wish: AssetUpdate) -> AssetUpdated:
+    """Say that something outside has updated an asset."""
+    with context.engine.begin() as connection:
+        return AssetUpdated(waiting=assets.update(connection, wish.asset, extra=wish.extra, who="api"))
 
 
 @router.post("/dags/{dag_id}/pause")

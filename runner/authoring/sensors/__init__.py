@@ -1,5 +1,6 @@
 """Sensors: tasks that wait for something. The ready-made ones wait in a scheduler and hold no slot."""
 
+from runner.authoring.sensors.asset import AssetSensor
 from runner.authoring.sensors.base import DeferrableSensor, Sensor
 from runner.authoring.sensors.external_task import ExternalTaskSensor
 from runner.authoring.sensors.file import FileSensor
@@ -10,6 +11,7 @@ from runner.authoring.sensors.sql import SqlSensor
 from runner.authoring.sensors.time import DeltaSensor, TimeSensor
 
 __all__ = [
+    "AssetSensor",
     "DeferrableSensor",
     "DeltaSensor",
     "ExternalTaskSensor",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -33,7 +34,7 @@ class Http:
 
     async def _ask(self, client: httpx.AsyncClient, condition: dict[str, Any]) -> Answer:
         try:
-            url, auth = _where(condition)
+            url, auth = await asyncio.to_thread(_where, condition)
         except (NotFoundError, ValueError) as e:
             return Never(str(e))
         shown = re.sub(r"//[^/@]*@", "//", url.partition("?")[0])

@@ -22,6 +22,7 @@ from runner.authoring.patience import Patience
 from runner.authoring.templates import mark, render
 from runner.authoring.values import check_return_value
 from runner.scheduler.sense.answers import Answer, Found, Kind, Never, NotYet, Waiting
+from runner.scheduler.sense.asset import Assets
 from runner.scheduler.sense.external_task import ExternalTask
 from runner.scheduler.sense.file import File
 from runner.scheduler.sense.http import Http
@@ -81,6 +82,7 @@ class Sensing(threading.Thread):
             "file": File(),
             "task": ExternalTask(engine),
             "time": Time(),
+            "asset": Assets(engine),
         }
         self._skew = 0.0  # of the database's clock against ours
         self._schedulers: frozenset[str] = frozenset()

@@ -33,7 +33,7 @@ class Sql:
     async def look(self, waiting: Sequence[Waiting], now: float) -> Answers:
         condition = waiting[0].condition
         try:
-            url = resolve(condition["connection"]).url()
+            url = await asyncio.to_thread(lambda: resolve(condition["connection"]).url())
             engine = self._engines.get(url)
             if engine is None:
                 engine = self._engines[url] = _engine(url)

@@ -31,6 +31,7 @@ from runner.state.transitions.lost import interrupt_leases, interrupt_node, inte
 from runner.state.transitions.records import LEGAL, Claim, Lease, Message, Outcome, Result, notify
 from runner.state.transitions.runs import create_run, start_runs
 from runner.state.transitions.take import claim, take
+from runner.state.transitions.updates import updated_from_outside
 
 __all__ = [
     "LEGAL",
@@ -62,5 +63,6 @@ __all__ = [
     "start_runs",
     "take",
     "time_out_runs",
+    "updated_from_outside",
     "wake_retries",
 ]

@@ -15,6 +15,7 @@ from runner.state.transitions.admit import admit
 from runner.state.transitions.propagate import Effect, lock_runs, propagate, settle
 from runner.state.transitions.records import Claim, Outcome, notify
 from runner.state.transitions.take import take
+from runner.state.transitions.updates import updated_by_tasks
 
 
 @dataclass
@@ -46,7 +47,7 @@ WITH outcome AS (
     SELECT * FROM jsonb_to_recordset(CAST(:outcomes AS jsonb)) AS o(
         id bigint, token uuid, result text, error text, retry boolean, delay float, expires timestamptz)
 ), ending AS (
-    SELECT o.*, t.ordered, t.limited AS is_limited,
+    SELECT o.*, t.ordered, t.limited AS is_limited, d.outlets <> '{}' AS has_outlets,
            CASE WHEN t.ordered IS NOT NULL THEN 'ordered'
                 WHEN o.result = 'failed' AND o.retry AND t.tries + 1 < t.max_tries THEN 'retry' ELSE o.result END AS as,
            CASE WHEN o.result = 'deferred' THEN o.delay
@@ -81,7 +82,7 @@ WITH outcome AS (
     WHERE t.id = e.id AND t.lease_token = e.token AND t.state = 'running'
       AND (e.expires IS NULL OR t.lease_expires_at = e.expires)
     RETURNING t.id, t.state, t.run_id, t.attempt, t.node_id, t.error, t.leaf, t.kind, t.limited, e.token, e.as,
-              e.result, e.wait
+              e.result, e.wait, e.has_outlets AND e.as = 'success' AND t.kind <> 'item' AS updates
 ), recorded AS (
     INSERT INTO event (kind, subject, state, run_id, attempt, node_id, detail)
     SELECT 'task', id::text, state, run_id, attempt, node_id,
@@ -90,7 +91,7 @@ WITH outcome AS (
                                      WHEN 'retry' THEN 'will be retried' END, error) END
     FROM finished
 )
-SELECT id, state, run_id, leaf, kind, limited, token FROM finished
+SELECT id, state, run_id, leaf, kind, limited, token, updates FROM finished
 """)
 
 _STORE_VALUES = Statement("""
@@ -154,6 +155,7 @@ def finish(
     held = [o for o in outcomes if o.token in succeeded]
     _store_values(connection, held)
     effect = _follow(connection, rows, held)
+    _update_assets(connection, [row.id for row in rows if row.updates], effect)
     if effect.limited or any(row.limited for row in rows):
         effect.ready += admit(connection)
     if slots and any(gates):
@@ -177,6 +179,13 @@ def _follow(connection: Connection, rows: Sequence[Any], succeeded: Sequence[Out
     if any(row.state in ("ready", "waiting") for row in rows):
         notify(connection)  # without a worker that has room, a scheduler is to see it
     return effect
+
+
+def _update_assets(connection: Connection, ids: list[int], effect: Effect) -> None:
+    """A mapped task updates its assets once, when its items have ended."""
+    ids += [row.id for row in effect.over if row.kind in ("mapped", "sensor") and row.state == "success"]
+    if ids:
+        updated_by_tasks(connection, ids)
 
 
 def _store_values(connection: Connection, succeeded: Sequence[Outcome]) -> None:
@@ -238,6 +247,7 @@ def sensed(connection: Connection, ended: Sequence[tuple[int, str, str | None, s
     if values:
         _STORE_VALUES(connection, {"values": f"[{','.join(values)}]"})
     effect = propagate(connection, rows)
+    _update_assets(connection, [], effect)
     if effect.limited:
         admit(connection)
     if effect.ready or effect.limited:

@@ -20,11 +20,15 @@ SELECT count(*) FILTER (WHERE state = 'running') < :limit AND count(*) FILTER (W
 FROM dag_run WHERE dag_id = :dag_id AND state IN ('queued', 'running') AND id <> :id
 """)
 
-_CREATE = text("""
+_DEFAULTS = """(SELECT coalesce(jsonb_object_agg(p.key, p.value -> 'default') FILTER (WHERE p.value ? 'default'), '{}')
+    FROM dag_version v, jsonb_each(v.spec -> 'params') p
+    WHERE v.dag_id = dag.dag_id AND v.bundle_version = coalesce(CAST(:version AS text), dag.bundle_version))"""
+_CREATE = text(f"""
 INSERT INTO dag_run (dag_id, bundle_version, logical_date, interval_start, interval_end, run_type, params, state,
-                     unfinished, queue, priority, task_filter)
+                     unfinished, queue, priority, task_filter, triggers)
 SELECT dag_id, coalesce(CAST(:version AS text), bundle_version), :logical_date, :interval_start, :interval_end,
-       :run_type, CAST(:params AS jsonb), 'queued', 0, CAST(:queue AS text), :priority, CAST(:tasks AS text[])
+       :run_type, {_DEFAULTS} || CAST(:params AS jsonb), 'queued', 0, CAST(:queue AS text),
+       :priority, CAST(:tasks AS text[]), CAST(:triggers AS jsonb)
 FROM dag WHERE dag_id = :dag_id
 ON CONFLICT (dag_id, logical_date) DO NOTHING
 RETURNING id
@@ -103,12 +107,15 @@ def create_run(
     queue: str | None = None,
     priority: int = 0,
     tasks: Sequence[str] | None = None,
+    triggers: Sequence[dict[str, Any]] | None = None,
 ) -> int | None:
     """Create a run and start it; None if the DAG has a run of this logical date already.
 
     The run takes the DAG's active bundle version unless one is named. `queue` sends every task of the run to one
     queue, whatever the DAG says (heartbeat runs of a node). `priority` is added to that of each task. `tasks` are
-    all that the run consists of. Where the DAG has as many active runs as it may have, the run is queued:
+    all that the run consists of. `triggers` are the asset events that made it.
+
+    Where the DAG has as many active runs as it may have, the run is queued:
     `start_runs` starts it when another one has ended.
     """
     limit = connection.execute(_LIMIT, {"dag_id": dag_id}).scalar()
@@ -126,6 +133,7 @@ def create_run(
             "queue": queue,
             "priority": priority,
             "tasks": list(tasks) if tasks is not None else None,
+            "triggers": None if triggers is None else json.dumps(list(triggers)),
         },
     ).scalar()
     if run_id is None:

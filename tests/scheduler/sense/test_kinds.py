@@ -14,8 +14,9 @@ import boto3
 import pytest
 from sqlalchemy import text
 
-from runner.authoring import DAG, task
+from runner.authoring import DAG, Asset, task
 from runner.authoring.sensors import (
+    AssetSensor,
     DeltaSensor,
     ExternalTaskSensor,
     FileSensor,
@@ -26,6 +27,7 @@ from runner.authoring.sensors import (
     TimeSensor,
 )
 from runner.scheduler.sense.time import moment
+from runner.state import assets
 from tests.scheduler.sense.conftest import DATE, Waits, until
 
 SOON = dt.timedelta(seconds=0.5)
@@ -311,3 +313,19 @@ def test_a_template_without_a_value_fails_the_sensor(waits: Waits) -> None:
     assert row.state == "failed"
     assert "customer" in row.error
     assert row.run_id and DATE
+
+
+def test_an_asset_that_is_updated(waits: Waits) -> None:
+    with DAG("d") as d:
+        AssetSensor("wait", asset="s3://lake/a", poke_interval=SOON)
+        AssetSensor("long_ago", asset="s3://lake/a", since="2100-01-01T00:00+00:00", poke_interval=SOON)
+    with DAG("uses", schedule=Asset("s3://lake/a")) as uses:
+        after(None)
+    waits.push(d, uses)
+    waits.run()
+    loop = waits.sense()
+    until(lambda: len(loop.waiting) == 2)
+    with waits.engine.begin() as c:
+        assert assets.update(c, "s3://lake/a", extra={"rows": 5}, who="ann") == 1
+    assert waits.over().value["extra"] == {"rows": 5}
+    assert waits.task("long_ago").state == "deferred"

@@ -105,6 +105,32 @@ def upgrade() -> None:
     )
     op.create_index("ix_node_live", "node", ["role", "pool"], unique=False, postgresql_where=sa.text("state <> 'gone'"))
     op.create_table(
+        "asset_event",
+        sa.Column("id", sa.BigInteger(), sa.Identity(always=True), nullable=False),
+        sa.Column(
+            "at", postgresql.TIMESTAMP(timezone=True), server_default=sa.text("clock_timestamp()"), nullable=False
+        ),
+        sa.Column("asset", sa.Text(), nullable=False),
+        sa.Column("dag_id", sa.Text(), nullable=True),
+        sa.Column("run_id", sa.BigInteger(), nullable=True),
+        sa.Column("task_id", sa.Text(), nullable=True),
+        sa.Column("who", sa.Text(), nullable=True),
+        sa.Column("extra", postgresql.JSONB(), server_default=sa.text("'{}'"), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_asset_event")),
+    )
+    op.create_index("ix_asset_event_asset", "asset_event", ["asset", "at"], unique=False)
+    op.create_table(
+        "asset_pending",
+        sa.Column("dag_id", sa.Text(), nullable=False),
+        sa.Column("event_id", sa.BigInteger(), nullable=False),
+        sa.Column("asset", sa.Text(), nullable=False),
+        sa.Column("seen", sa.Boolean(), server_default=sa.text("false"), nullable=False),
+        sa.PrimaryKeyConstraint("dag_id", "event_id", name=op.f("pk_asset_pending")),
+    )
+    op.create_index(
+        "ix_asset_pending_new", "asset_pending", ["dag_id"], unique=False, postgresql_where=sa.text("NOT seen")
+    )
+    op.create_table(
         "pool",
         sa.Column("name", sa.Text(), nullable=False),
         sa.Column("slots", sa.Integer(), nullable=False),
@@ -190,6 +216,7 @@ def upgrade() -> None:
         sa.Column("active", sa.Boolean(), server_default=sa.text("true"), nullable=False),
         sa.Column("paused", sa.Boolean(), server_default=sa.text("false"), nullable=False),
         sa.Column("schedule", sa.Text(), nullable=True),
+        sa.Column("assets", sa.ARRAY(sa.Text()), server_default=sa.text("'{}'"), nullable=False),
         sa.Column("next_run_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.Column("max_active_runs", sa.Integer(), nullable=True),
         sa.Column("max_active_tasks", sa.Integer(), nullable=True),
@@ -197,6 +224,7 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["bundle_version"], ["bundle.version"], name=op.f("fk_dag_bundle_version")),
         sa.PrimaryKeyConstraint("dag_id", name=op.f("pk_dag")),
     )
+    op.create_index("ix_dag_assets", "dag", ["assets"], unique=False, postgresql_using="gin")
     op.create_index(
         "ix_dag_due", "dag", ["next_run_at"], unique=False, postgresql_where=sa.text("active AND NOT paused")
     )
