@@ -11,10 +11,10 @@ locals {
   nat_zones = var.nat_gateways == "one" ? slice(local.zones, 0, 1) : local.zones
 }
 
-# No DNS hostnames: only public names and private interface endpoints need them, and there are none.
 resource "aws_vpc" "this" {
-  cidr_block = var.cidr
-  tags       = { Name = var.name }
+  cidr_block           = var.cidr
+  enable_dns_hostnames = true # interface endpoints and private zones ask for them
+  tags                 = { Name = var.name }
 }
 
 # Nothing uses the default group; left alone it would let everything in it talk to everything else in it.
