@@ -102,10 +102,10 @@ resource "aws_s3_bucket_lifecycle_configuration" "this" {
 }
 
 resource "aws_s3_bucket_logging" "this" {
-  count         = var.access_logs_bucket != null ? 1 : 0
+  count         = var.access_logs != null ? 1 : 0
   bucket        = aws_s3_bucket.this.id
-  target_bucket = var.access_logs_bucket
-  target_prefix = "s3/${var.name}/"
+  target_bucket = var.access_logs.bucket
+  target_prefix = "s3/" # each record names the bucket it is about
 }
 
 resource "aws_s3_bucket_policy" "this" {
@@ -117,7 +117,7 @@ resource "aws_s3_bucket_policy" "this" {
       {
         Sid       = "TlsOnly"
         Effect    = "Deny"
-        Principal = "*"
+        Principal = { AWS = "*" }
         Action    = "s3:*"
         Resource  = [aws_s3_bucket.this.arn, "${aws_s3_bucket.this.arn}/*"]
         Condition = { Bool = { "aws:SecureTransport" = "false" } }

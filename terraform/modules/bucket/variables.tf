@@ -41,9 +41,9 @@ variable "old_version_days" {
   default     = 30
 }
 
-variable "access_logs_bucket" {
+variable "access_logs" {
   description = "Bucket that records who read and wrote here, below s3/; null: none does."
-  type        = string
+  type        = object({ bucket = string })
   default     = null
 }
 

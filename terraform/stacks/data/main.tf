@@ -13,6 +13,9 @@ data "terraform_remote_state" "network" {
 locals {
   name    = "sluice-${var.env}"
   network = data.terraform_remote_state.network.outputs
+
+  # An object, because a plan must know whether there is one before it knows its name.
+  access_logs = var.access_log_days > 0 ? { bucket = module.access_logs[0].name } : null
 }
 
 data "aws_partition" "this" {}
@@ -107,19 +110,19 @@ module "access_logs" {
 
 # Releases and bundles: small, and a rollback may need an old one.
 module "artifacts" {
-  source             = "../../modules/bucket"
-  name               = "${local.name}-artifacts-${var.account_id}"
-  kms_key_arn        = aws_kms_key.data.arn
-  force_destroy      = !var.deletion_protection
-  access_logs_bucket = one(module.access_logs[*].name)
+  source        = "../../modules/bucket"
+  name          = "${local.name}-artifacts-${var.account_id}"
+  kms_key_arn   = aws_kms_key.data.arn
+  force_destroy = !var.deletion_protection
+  access_logs   = local.access_logs
 }
 
 module "storage" {
-  source             = "../../modules/bucket"
-  name               = "${local.name}-storage-${var.account_id}"
-  kms_key_arn        = aws_kms_key.data.arn
-  force_destroy      = !var.deletion_protection
-  expire_days        = { for prefix, days in { "logs/" = var.log_days, "files/" = var.file_days } : prefix => days if days > 0 }
-  infrequent_days    = var.log_days > 60 ? { "logs/" = 30 } : {}
-  access_logs_bucket = one(module.access_logs[*].name)
+  source          = "../../modules/bucket"
+  name            = "${local.name}-storage-${var.account_id}"
+  kms_key_arn     = aws_kms_key.data.arn
+  force_destroy   = !var.deletion_protection
+  expire_days     = { for prefix, days in { "logs/" = var.log_days, "files/" = var.file_days } : prefix => days if days > 0 }
+  infrequent_days = var.log_days > 60 ? { "logs/" = 30 } : {}
+  access_logs     = local.access_logs
 }
