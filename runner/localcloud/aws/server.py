@@ -30,6 +30,7 @@ def serve(port: int, *, log: Path | None = None, clock_rate: float = 1.0) -> Non
     # Nothing here needs an orderly end, and a drill may well hold a request open.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     os.environ["MOTO_PORT"] = str(port)
+    os.environ["MOTO_IAM_LOAD_MANAGED_POLICIES"] = "true"  # AWS's own are there to be attached, as on AWS
 
     from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
     from werkzeug.serving import WSGIRequestHandler, run_simple
