@@ -108,11 +108,13 @@ def destroy(
             "the state stack holds the state of every stack, its own too",
             f"`deployctl env delete {job.env.name}` removes it with the environment",
         )
-    there = {n: len(standing[n]) for n in job.names if n in standing}
+    # What a killed apply made stands too, though no state may know it.
+    begun = {n: recovery.begun(job.workspace(n)) for n in job.names}
+    there = {n: max(len(standing.get(n, ())), len(begun[n])) for n in job.names if n in standing or begun[n]}
     gone = [job.end(StackResult(n, "unchanged")) for n in job.names if n not in there]
     if not there:
         return gone
-    doomed = [r.address for n in there for r in standing[n] if r.type in planned.PROTECTED]
+    doomed = [r.address for n in there for r in (*standing.get(n, ()), *begun[n]) if r.type in planned.PROTECTED]
     if doomed and not allow_destroy:
         raise _refusal(doomed, "this")
     if confirm and not confirm(there):

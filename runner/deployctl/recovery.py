@@ -111,18 +111,22 @@ def made(lines: Iterable[str]) -> list[Made]:
     return list(found.values())
 
 
+def begun(space: Workspace) -> list[Made]:
+    """What killed applies of this stack made or began to, each address once; its state may have it or not."""
+    lines = (row for log in space.abandoned_applies() for row in log.read_text(errors="replace").splitlines())
+    return [m for m in made(lines) if not m.type.startswith("terraform_")]  # those are in the state alone
+
+
 def orphans(space: Workspace) -> list[Made]:
     """What killed applies of this stack made and its state does not have. Forgets logs that say nothing more."""
     logs = space.abandoned_applies()
-    begun = [m for log in logs for m in made(log.read_text(errors="replace").splitlines())]
-    if not begun:
-        space.forget(logs)
-        return []
-    known = {r.address for r in space.resources()}
-    found = {m.address: m for m in begun if m.address not in known and not m.type.startswith("terraform_")}
+    found = begun(space) if logs else []
+    if found:
+        known = {r.address for r in space.resources()}
+        found = [m for m in found if m.address not in known]
     if not found:
         space.forget(logs)
-    return list(found.values())
+    return found
 
 
 def plan(
