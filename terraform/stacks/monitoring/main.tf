@@ -34,7 +34,9 @@ locals {
   name    = "sluice-${var.env}"
   network = data.terraform_remote_state.network.outputs
   data    = data.terraform_remote_state.data.outputs
-  control = data.terraform_remote_state.control.outputs
+
+  # An output that is null is in no state.
+  control = merge({ private_zone = null, web_metric_dimensions = null }, data.terraform_remote_state.control.outputs)
 }
 
 resource "aws_sns_topic" "alerts" {

@@ -1,0 +1,161 @@
+"""An AWS of its own, a copy of the tree, and machines that play their side of the lifecycle hooks."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+
+from runner.deployctl import infra
+from runner.deployctl.job import StackResult
+
+ROOT = Path(__file__).parents[2]
+ACCOUNT = "123456789012"
+CERTIFICATE = f"arn:aws:acm:us-east-1:{ACCOUNT}:certificate/00000000-0000-0000-0000-000000000000"
+HOOKS = "autoscaling"
+
+
+@dataclass
+class Cloud:
+    """An emulated AWS: where it answers, and every request it got."""
+
+    endpoint: str
+    log: Path
+
+    def client(self, service: str) -> Any:
+        return boto3.client(
+            service,
+            endpoint_url=self.endpoint,
+            region_name="us-east-1",
+            aws_access_key_id="test",
+            aws_secret_access_key="test",
+        )
+
+    def calls(self, since: int = 0) -> list[dict[str, Any]]:
+        """The requests after the first `since`, without those of the machines."""
+        rows = [json.loads(row) for row in self.log.read_text().splitlines()[since:]]
+        return [r for r in rows if r["operation"] not in PLAYED]
+
+    def requests(self) -> int:
+        return len(self.log.read_text().splitlines())
+
+    def contents(self) -> dict[str, int]:
+        """How many objects of each kind there are, by moto's own account."""
+        with urllib.request.urlopen(f"{self.endpoint}/moto-api/data.json", timeout=30) as answer:
+            found = json.load(answer)
+        return {f"{service}.{kind}": len(items) for service, kinds in found.items() for kind, items in kinds.items() if items}
+
+    @property
+    def environ(self) -> dict[str, str]:
+        return {
+            "AWS_ENDPOINT_URL": self.endpoint,
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "test",
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
+
+
+PLAYED = ("DescribeAutoScalingGroups", "CompleteLifecycleAction")
+
+
+@pytest.fixture
+def cloud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cloud]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    log = tmp_path / "requests"
+    log.touch()
+    argv = [sys.executable, "-m", "runner.localcloud.aws", "--port", str(port), "--log", str(log)]
+    with (tmp_path / "aws.log").open("wb") as out:
+        server = subprocess.Popen(argv, stdout=out, stderr=out, cwd=ROOT)
+    found = Cloud(f"http://127.0.0.1:{port}", log)
+    for name, value in found.environ.items():
+        monkeypatch.setenv(name, value)
+    ended = threading.Event()
+    machines = threading.Thread(target=_play_machines, args=(found, ended), daemon=True)
+    try:
+        deadline = time.monotonic() + 120
+        while True:
+            with contextlib.suppress(OSError):
+                urllib.request.urlopen(f"{found.endpoint}/_sluice/ready", timeout=2).close()
+                break
+            assert server.poll() is None and time.monotonic() < deadline, (tmp_path / "aws.log").read_text()
+            time.sleep(0.1)
+        machines.start()
+        yield found
+    finally:
+        ended.set()
+        if machines.is_alive():
+            machines.join(30)
+        server.terminate()
+        server.wait(30)
+
+
+@pytest.fixture
+def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the tree in which each environment has what its owner would fill in."""
+    root = tmp_path / "checkout"
+    target = Path(shutil.copytree(ROOT / "terraform", root / "terraform", ignore=shutil.ignore_patterns(".terraform")))
+    for path in target.glob("envs/*/*.tfvars"):
+        text = path.read_text().replace("000000000000", ACCOUNT)
+        path.write_text(re.sub(r'certificate_arn\s*=\s*""', f'certificate_arn = "{CERTIFICATE}"', text))
+    monkeypatch.chdir(root)
+    return target
+
+
+def _play_machines(cloud: Cloud, ended: threading.Event) -> None:
+    """Complete every hook that an instance waits for, as its agent would."""
+    client = cloud.client("autoscaling")
+    while not ended.wait(0.5):
+        with contextlib.suppress(Exception):  # a group may go while we look at it
+            for group in client.describe_auto_scaling_groups()["AutoScalingGroups"]:
+                waiting = [i for i in group["Instances"] if i["LifecycleState"].endswith(":Wait")]
+                if not waiting:
+                    continue
+                name = group["AutoScalingGroupName"]
+                hooks = client.describe_lifecycle_hooks(AutoScalingGroupName=name)["LifecycleHooks"]
+                for instance in waiting:
+                    for hook in hooks:
+                        with contextlib.suppress(client.exceptions.ClientError):
+                            client.complete_lifecycle_action(
+                                AutoScalingGroupName=name,
+                                LifecycleHookName=hook["LifecycleHookName"],
+                                InstanceId=instance["InstanceId"],
+                                LifecycleActionResult="CONTINUE",
+                            )
+
+
+def statuses(results: list[StackResult]) -> dict[str, str]:
+    return {r.stack: r.status for r in results}
+
+
+def quiet() -> None:
+    """For a debugger: the progress of infra goes to on_event only."""
+
+
+def deployctl(*words: str, **environ: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "runner.deployctl.main", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **environ, "PYTHONPATH": str(ROOT)},
+    )
+
+
+__all__ = ["ACCOUNT", "Cloud", "deployctl", "infra", "statuses"]
