@@ -102,7 +102,9 @@ def parse(name: str, body: str) -> Block:
         raise ValueError(f"{name} has no description")
     type_ = expression(body, "type") or ""
     fields = {
-        field_name: optional[1].strip() if (optional := re.search(r"^optional\([^,]*?(?:\([^()]*\))?,\s*(.*)\)$", given)) else ""
+        field_name: optional[1].strip()
+        if (optional := re.search(r"^optional\([^,]*?(?:\([^()]*\))?,\s*(.*)\)$", given))
+        else ""
         for field_name, given in re.findall(r"^    (\w+)\s*= (.+?),?$", type_, re.M)
     }
     return Block(name, description, type_, expression(body, "default"), fields)
