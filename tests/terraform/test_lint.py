@@ -66,3 +66,14 @@ def test_no_file_names_an_endpoint() -> None:
 def test_the_stacks_that_read_others_read_them_alike() -> None:
     control, workers = ((SOURCE / "stacks" / name / "state.tf").read_text() for name in ("control", "workers"))
     assert control == workers
+
+
+def test_one_lock_pins_the_provider_for_every_platform_in_every_stack() -> None:
+    locks = {path.name: (path / ".terraform.lock.hcl").read_text() for path in (SOURCE / "stacks").iterdir()}
+    (lock,) = set(locks.values())
+    assert re.findall(r'^provider "(.*)"', lock, re.M) == ["registry.terraform.io/hashicorp/aws"]
+    (constraint,) = re.findall(r'constraints = "(.*)"', lock)
+    for path in SOURCE.glob("*/*/versions.tf"):
+        assert set(re.findall(r'^ +version = "(.*)"', path.read_text(), re.M)) <= {constraint}, path
+    # One h1 for a package that was unpacked, and the registry's own zh for the archive of each platform.
+    assert re.search(r'"h1:[\w+/]{43}="', lock) and len(re.findall(r'"zh:[0-9a-f]{64}"', lock)) >= 12

@@ -91,6 +91,14 @@ def test_bad_numbers_of_workers_are_refused_in_words(terraform: Terraform) -> No
     assert "workers names a pool that does not exist: gpu. The pools are cpu, default." in words
 
 
+def test_from_one_to_a_hundred_workers_is_one_changed_resource(terraform: Terraform) -> None:
+    pools = (terraform.tree / "envs/local/workers.tfvars").read_text().partition("=")[2].strip()
+    assert "cpu     = { workers = 1, max_workers = 3," in pools
+    more = pools.replace("workers = 1, max_workers = 3,", "workers = 100, max_workers = 100,")
+    changes, _ = terraform.plan("workers", "-var", f"pools={more}")
+    assert changes == {'module.pool["cpu"].aws_autoscaling_group.this': ["update"]}
+
+
 def test_a_bump_of_workers_changes_one_resource_and_launches(terraform: Terraform, clients: Clients) -> None:
     changes, plan = terraform.plan("workers", "-var", "workers={default=3}")
     assert changes == {'module.pool["default"].aws_autoscaling_group.this': ["update"]}
