@@ -98,7 +98,18 @@ def there() -> dict[str, int]:
 def kill_in_the_middle() -> None:
     """Start an apply, and KILL it and its terraform when the database has been asked for."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "runner.deployctl.main", "infra", "apply", "--env", "tiny", "--stack", "network", "--yes"],
+        [
+            sys.executable,
+            "-m",
+            "runner.deployctl.main",
+            "infra",
+            "apply",
+            "--env",
+            "tiny",
+            "--stack",
+            "network",
+            "--yes",
+        ],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
@@ -123,7 +134,7 @@ def killed(tiny: Path) -> Path:
     return tiny
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_the_apply_after_a_kill_converges(killed: Path, capsys: Any) -> None:
     # Given an apply that was killed while it waited for a database, all else it had made being in no state
     before = there()
@@ -152,7 +163,7 @@ def test_the_apply_after_a_kill_converges(killed: Path, capsys: Any) -> None:
     assert [p.name for p in (killed / "stacks" / "network").glob("*.tf")] == ["main.tf"]
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_what_a_killed_apply_made_is_destroyed_with_the_rest(killed: Path) -> None:
     (held,) = operations_locks()
     assert main.run(["infra", "unlock", "--env", "tiny", "--stack", "network", "--id", held["id"]]) == 0
