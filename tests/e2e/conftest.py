@@ -24,7 +24,6 @@ from runner.deployctl.job import StackResult
 
 ROOT = Path(__file__).parents[2]
 ACCOUNT = "123456789012"
-CERTIFICATE = f"arn:aws:acm:us-east-1:{ACCOUNT}:certificate/00000000-0000-0000-0000-000000000000"
 
 
 @dataclass
@@ -106,13 +105,14 @@ def cloud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cloud]:
 
 
 @pytest.fixture
-def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the tree in which each environment has what its owner would fill in."""
+def tree(cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the tree in which each environment has what its owner would fill in: an account, a certificate."""
+    certificate = cloud.client("acm").request_certificate(DomainName="sluice.example")["CertificateArn"]
     root = tmp_path / "checkout"
     target = Path(shutil.copytree(ROOT / "terraform", root / "terraform", ignore=shutil.ignore_patterns(".terraform")))
     for path in target.glob("envs/*/*.tfvars"):
         text = path.read_text().replace("000000000000", ACCOUNT)
-        path.write_text(re.sub(r'certificate_arn\s*=\s*""', f'certificate_arn = "{CERTIFICATE}"', text))
+        path.write_text(re.sub(r'certificate_arn\s*=\s*""', f'certificate_arn = "{certificate}"', text))
     monkeypatch.chdir(root)
     return target
 
