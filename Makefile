@@ -12,10 +12,10 @@ ONLY ?=
 CHAOS_SCALE ?= 1
 SEED ?=
 
-.PHONY: help setup lock demo demo-down test e2e bench chaos lint format plan apply destroy output drift roll clean
+.PHONY: help setup lock demo demo-down test e2e bench chaos lint format lock-providers stack-docs plan apply destroy output drift roll clean
 
 help: ## list the targets
-	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## create .venv with everything (uv if present, else venv + pip)
 
@@ -45,11 +45,17 @@ bench: $(STAMP) ## [CASES="chain4 fan200"] [N=5]: measure the hot path, one JSON
 chaos: $(STAMP) ## [ONLY="name …" CHAOS_SCALE=1 SEED=]: break everything that may break, and judge what really ran
 	@scripts/chaos $(ONLY) --scale $(CHAOS_SCALE) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
-lint: $(STAMP) ## format, lint, types, terraform fmt and validate
+lint: $(STAMP) ## format, lint, types, terraform fmt and validate, checkov
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/python terraform/lint.py
 
 format: $(STAMP) ## rewrite the sources as `make lint` wants them
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+lock-providers: $(STAMP) ## checksums of the Terraform provider for every platform, from the registry, into each stack's lock
+	@$(BIN)/python terraform/lock.py
+
+stack-docs: $(STAMP) ## rewrite the tables in docs/stacks/ from the stacks' variables and outputs
+	@$(BIN)/python terraform/docs.py
 
 define need_env
 	@test -n "$(ENV)" || { echo "error: which environment? e.g. make $@ ENV=prod" >&2; exit 2; }

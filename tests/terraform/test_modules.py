@@ -64,6 +64,7 @@ REFUSALS: list[tuple[str, dict[str, Any], str]] = [
     ("modules/replication", {"sources": {"shop": {**SHOP, "secret_arn": "x"}}}, 'ARN of a secret: shop has "x".'),
     ("modules/replication", {"sources": {"Shop": SHOP}}, "a letter first: Shop."),
     ("modules/replication", {"target": {"secret_arn": "", "security_group_id": "s"}}, 'target: secret_arn is "";'),
+    ("modules/replication", {"target": {"secret_arn": SECRET, "security_group_id": None}}, "There is no warehouse"),
     ("modules/replication", {"instance_class": "db.t3.medium"}, "DMS classes start with dms., such as dms.t3.medium."),
     ("modules/ci-role", {"subjects": ["repo:*"]}, "subjects must name the repository in full"),
     ("modules/ci-role", {"subjects": ["repo:acme/*:ref:refs/heads/main"]}, "subjects must name the repository in full"),

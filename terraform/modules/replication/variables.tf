@@ -67,6 +67,10 @@ variable "target" {
     condition     = can(regex("^arn:[^:]+:secretsmanager:", var.target.secret_arn))
     error_message = "target: secret_arn is \"${var.target.secret_arn}\"; it must be the ARN of a secret with {username, password, host, port}."
   }
+  validation {
+    condition     = var.target.security_group_id != null
+    error_message = "There is no warehouse to copy into: set `warehouse` in the stack warehouse first."
+  }
 }
 
 variable "instance_class" {

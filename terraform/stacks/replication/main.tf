@@ -47,7 +47,7 @@ module "replication" {
 
   target = {
     secret_arn        = var.target_secret_arn
-    security_group_id = data.terraform_remote_state.warehouse.outputs.security_group_id
+    security_group_id = try(data.terraform_remote_state.warehouse.outputs.security_group_id, null) # null is in no state
   }
 
   instance_class           = var.instance_class
