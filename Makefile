@@ -12,10 +12,10 @@ ONLY ?=
 CHAOS_SCALE ?= 1
 SEED ?=
 
-.PHONY: help setup lock demo demo-down test bench chaos lint format lock-providers stack-docs plan apply destroy output roll clean
+.PHONY: help setup lock demo demo-down test e2e bench chaos lint format lock-providers stack-docs plan apply destroy output drift roll clean
 
 help: ## list the targets
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## create .venv with everything (uv if present, else venv + pip)
 
@@ -35,6 +35,9 @@ demo-down: $(STAMP) ## stop and remove what `make demo` left running
 
 test: $(STAMP) ## all tests, on real engines
 	@$(BIN)/pytest $(ARGS)
+
+e2e: $(STAMP) ## [ARGS="-k prod"]: every environment from nothing to everything and back, on the local AWS (15 minutes)
+	@$(BIN)/pytest -m e2e -s tests/e2e $(ARGS)
 
 bench: $(STAMP) ## [CASES="chain4 fan200"] [N=5]: measure the hot path, one JSON line a case (ARGS=--help lists them)
 	@scripts/bench $(if $(N),-n $(N)) $(CASES) $(ARGS)
@@ -61,6 +64,10 @@ endef
 plan apply destroy output: $(STAMP) ## ENV= [STACK=]: Terraform, stacks in dependency order
 	$(need_env)
 	@$(BIN)/deployctl infra $@ --env $(ENV) $(if $(STACK),--stack $(STACK)) $(ARGS)
+
+drift: $(STAMP) ## ENV= [STACK=]: what is not any more as Terraform left it
+	$(need_env)
+	@$(BIN)/deployctl infra drift --env $(ENV) $(if $(STACK),--stack $(STACK)) $(ARGS)
 
 roll: $(STAMP) ## ENV=: roll every worker to the newest release, losing nothing
 	$(need_env)

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from runner.deployctl import environment, infra_view, locks, operations, output
+from runner.deployctl.environment import Environment
 from runner.deployctl.job import PARALLEL, CancelledError, Job, OnEvent, StackResult, StacksFailedError
 from runner.deployctl.progress import Display
 from runner.deployctl.run import Cancel
@@ -38,7 +39,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JS
 
 
 def apply(
-    env: str,
+    env: str | Environment,
     stacks: Iterable[str] = (),
     *,
     variables: Mapping[str, Any] | None = None,
@@ -76,7 +77,7 @@ def apply(
 
 
 def plan(
-    env: str,
+    env: str | Environment,
     stacks: Iterable[str] = (),
     *,
     variables: Mapping[str, Any] | None = None,
@@ -91,7 +92,7 @@ def plan(
 
 
 def destroy(
-    env: str,
+    env: str | Environment,
     stacks: Iterable[str] = (),
     *,
     variables: Mapping[str, Any] | None = None,
@@ -112,7 +113,7 @@ def destroy(
 
 
 def drift(
-    env: str,
+    env: str | Environment,
     stacks: Iterable[str] = (),
     *,
     on_event: OnEvent | None = None,
@@ -124,7 +125,7 @@ def drift(
 
 
 def outputs(
-    env: str, stacks: Iterable[str] = (), *, environ: Mapping[str, str] | None = None
+    env: str | Environment, stacks: Iterable[str] = (), *, environ: Mapping[str, str] | None = None
 ) -> dict[str, dict[str, Any]]:
     """The outputs of the applied stacks, by stack. Errors as in apply()."""
     job = operations.prepare(env, stacks, environ=environ)
@@ -306,7 +307,7 @@ def _locks(job: Job) -> list[locks.Held]:
 
 
 def _run(
-    env: str,
+    env: str | Environment,
     stack: list[str] | None,
     var: list[str] | None,
     work: Callable[[Job, Display], list[StackResult]],

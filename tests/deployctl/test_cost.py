@@ -51,7 +51,9 @@ def test_a_group_costs_what_it_has_and_at_most_its_maximum_with_spot_and_disks()
         mixed_instances_policy=[
             {
                 "launch_template": [{"override": [{"instance_type": "m9.xlarge"}]}],
-                "instances_distribution": [{"on_demand_base_capacity": 2, "on_demand_percentage_above_base_capacity": 0}],
+                "instances_distribution": [
+                    {"on_demand_base_capacity": 2, "on_demand_percentage_above_base_capacity": 0}
+                ],
             }
         ],
     )

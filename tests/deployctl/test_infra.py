@@ -368,7 +368,9 @@ def test_a_lock_is_shown_and_not_taken_away_while_its_holder_is_alive(tiny: Path
     assert "not locked" in capsys.readouterr().err
 
 
-def test_what_destroys_something_protected_is_refused_also_by_destroy(tiny: Path, monkeypatch: Any, capsys: Any) -> None:
+def test_what_destroys_something_protected_is_refused_also_by_destroy(
+    tiny: Path, monkeypatch: Any, capsys: Any
+) -> None:
     infra.apply("tiny", ["network"])
     monkeypatch.setattr(operations.planned, "PROTECTED", frozenset({"terraform_data"}))
     command = ["infra", "destroy", "--env", "tiny", "--yes"]

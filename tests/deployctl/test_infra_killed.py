@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
-from runner.deployctl import environment, infra, main, operations
+from runner.deployctl import environment, infra, locks, main, operations
 
 pytestmark = [pytest.mark.terraform, pytest.mark.slow]
 
@@ -36,6 +36,7 @@ variable "account_id" { type = string }
 variable "state_bucket" { type = string }
 resource "aws_vpc" "this" {
   cidr_block = "10.9.0.0/16"
+  tags       = { Name = "NAME" }
 }
 resource "aws_subnet" "this" {
   for_each   = toset(["a", "b"])
@@ -51,10 +52,10 @@ resource "aws_route_table_association" "this" {
   route_table_id = aws_route_table.this.id
 }
 resource "aws_cloudwatch_log_group" "this" {
-  name = "killed"
+  name = "NAME"
 }
 resource "aws_iam_role" "this" {
-  name = "killed"
+  name = "NAME"
   assume_role_policy = jsonencode({
     Version   = "2012-10-17"
     Statement = [{ Effect = "Allow", Action = "sts:AssumeRole", Principal = { Service = "ec2.amazonaws.com" } }]
@@ -65,14 +66,17 @@ resource "aws_iam_role_policy_attachment" "this" {
   policy_arn = "arn:aws:iam::aws:policy/AmazonSSMManagedInstanceCore"
 }
 resource "aws_db_instance" "this" { # this takes more than a minute: the run is killed while it waits
-  depends_on          = [aws_route_table_association.this, aws_iam_role_policy_attachment.this, aws_cloudwatch_log_group.this]
-  identifier          = "killed"
+  depends_on = [
+    aws_route_table_association.this, aws_iam_role_policy_attachment.this, aws_cloudwatch_log_group.this
+  ]
+  identifier          = "NAME"
   engine              = "postgres"
   instance_class      = "db.t4g.micro"
   allocated_storage   = 20
   username            = "sluice"
-  password            = "not-a-secret-here"
   skip_final_snapshot = true
+
+  manage_master_user_password = true
 }
 output "vpc" { value = aws_vpc.this.id }
 """
@@ -83,28 +87,39 @@ def aws(service: str) -> Any:
     return environment.client(service, env, environment.process_environ(env))
 
 
-def there() -> dict[str, int]:
+def there(name: str) -> dict[str, int]:
     ec2 = aws("ec2")
-    vpcs = ec2.describe_vpcs(Filters=[{"Name": "cidr", "Values": ["10.9.0.0/16"]}])["Vpcs"]
+    vpcs = ec2.describe_vpcs(Filters=[{"Name": "tag:Name", "Values": [name]}])["Vpcs"]
     inside = [{"Name": "vpc-id", "Values": [v["VpcId"] for v in vpcs] or ["none"]}]
     databases = aws("rds").describe_db_instances()["DBInstances"]
     return {
         "vpcs": len(vpcs),
         "subnets": len(ec2.describe_subnets(Filters=inside)["Subnets"]),
-        "databases": sum(d["DBInstanceIdentifier"] == "killed" for d in databases),
+        "databases": sum(d["DBInstanceIdentifier"] == name for d in databases),
     }
 
 
-def kill_in_the_middle() -> None:
+def kill_in_the_middle(name: str) -> None:
     """Start an apply, and KILL it and its terraform when the database has been asked for."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "runner.deployctl.main", "infra", "apply", "--env", "tiny", "--stack", "network", "--yes"],
+        [
+            sys.executable,
+            "-m",
+            "runner.deployctl.main",
+            "infra",
+            "apply",
+            "--env",
+            "tiny",
+            "--stack",
+            "network",
+            "--yes",
+        ],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
     )
-    deadline = time.monotonic() + 110
-    while not there()["databases"]:
+    deadline = time.monotonic() + 240
+    while not there(name)["databases"]:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline, "the database was never asked for"
         time.sleep(0.1)
@@ -116,22 +131,33 @@ def kill_in_the_middle() -> None:
     process.communicate(timeout=30)
 
 
+def locks_held() -> list[dict[str, Any]]:
+    job = operations.prepare("tiny", ["network"])
+    return [h.as_json() for h in locks.held(job.env, job.names, job.environ)]
+
+
 @pytest.fixture
-def killed(tiny: Path) -> Path:
-    (tiny / "stacks" / "network" / "main.tf").write_text(_STACK)
-    kill_in_the_middle()
+def name(request: pytest.FixtureRequest) -> str:
+    """What the resources of this test are called: the emulated AWS is the same for all tests."""
+    return f"killed-{abs(hash(request.node.nodeid)) % 10**8}"
+
+
+@pytest.fixture
+def killed(tiny: Path, name: str) -> Path:
+    (tiny / "stacks" / "network" / "main.tf").write_text(_STACK.replace("NAME", name))
+    kill_in_the_middle(name)
     return tiny
 
 
-@pytest.mark.timeout(300)
-def test_the_apply_after_a_kill_converges(killed: Path, capsys: Any) -> None:
+@pytest.mark.timeout(600)
+def test_the_apply_after_a_kill_converges(killed: Path, name: str, capsys: Any) -> None:
     # Given an apply that was killed while it waited for a database, all else it had made being in no state
-    before = there()
+    before = there(name)
     assert before == {"vpcs": 1, "subnets": 2, "databases": 1}
     assert infra.outputs("tiny") == {}
 
     # When its lock is looked at, it is known to be dead, and the lock can be taken away
-    (held,) = operations_locks()
+    (held,) = locks_held()
     assert held["here"] and held["pid"] is None and held["operation"] == "apply"
     assert main.run(["infra", "unlock", "--env", "tiny", "--stack", "network", "--id", held["id"]]) == 0
     assert "the next apply takes in what the dead run had made" in capsys.readouterr().err
@@ -142,7 +168,7 @@ def test_the_apply_after_a_kill_converges(killed: Path, capsys: Any) -> None:
     assert {"aws_vpc.this", 'aws_subnet.this["a"]', "aws_db_instance.this"} <= taken
     assert 'aws_route_table_association.this["b"]' in taken  # only known by others' ids
     assert not [c.address for c in result.summary.adds]
-    assert there() == before
+    assert there(name) == before
 
     # And nothing more is to be done or to be remembered
     assert [r.status for r in infra.plan("tiny", ["network"])] == ["unchanged"]
@@ -152,18 +178,11 @@ def test_the_apply_after_a_kill_converges(killed: Path, capsys: Any) -> None:
     assert [p.name for p in (killed / "stacks" / "network").glob("*.tf")] == ["main.tf"]
 
 
-@pytest.mark.timeout(300)
-def test_what_a_killed_apply_made_is_destroyed_with_the_rest(killed: Path) -> None:
-    (held,) = operations_locks()
+@pytest.mark.timeout(600)
+def test_what_a_killed_apply_made_is_destroyed_with_the_rest(killed: Path, name: str) -> None:
+    (held,) = locks_held()
     assert main.run(["infra", "unlock", "--env", "tiny", "--stack", "network", "--id", held["id"]]) == 0
     # Given that nothing of it is in a state, when the stack is destroyed
     infra.destroy("tiny", ["network"], allow_destroy=True)
     # Then nothing is left
-    assert there() == {"vpcs": 0, "subnets": 0, "databases": 0}
-
-
-def operations_locks() -> list[dict[str, Any]]:
-    from runner.deployctl import locks
-
-    job = operations.prepare("tiny", ["network"])
-    return [h.as_json() for h in locks.held(job.env, job.names, job.environ)]
+    assert there(name) == {"vpcs": 0, "subnets": 0, "databases": 0}

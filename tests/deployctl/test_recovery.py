@@ -73,7 +73,7 @@ def test_a_name_or_several_attributes_make_an_import_id_once_they_are_known() ->
 
 def test_one_without_a_name_is_searched_and_taken_only_if_it_is_the_only_one() -> None:
     class Ec2:
-        def describe_nat_gateways(self, Filter: list[dict[str, Any]]) -> dict[str, Any]:  # noqa: N803
+        def describe_nat_gateways(self, Filter: list[dict[str, Any]]) -> dict[str, Any]:
             assert Filter == [{"Name": "subnet-id", "Values": ["subnet-1"]}]
             return {
                 "NatGateways": [

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 import shutil
 import socket
@@ -14,20 +13,17 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
 
-from runner.deployctl import infra
 from runner.deployctl.job import StackResult
 
 ROOT = Path(__file__).parents[2]
 ACCOUNT = "123456789012"
-CERTIFICATE = f"arn:aws:acm:us-east-1:{ACCOUNT}:certificate/00000000-0000-0000-0000-000000000000"
-HOOKS = "autoscaling"
 
 
 @dataclass
@@ -36,6 +32,7 @@ class Cloud:
 
     endpoint: str
     log: Path
+    resting: threading.Event = field(default_factory=threading.Event)  # set: the machines ask for nothing
 
     def client(self, service: str) -> Any:
         return boto3.client(
@@ -47,9 +44,8 @@ class Cloud:
         )
 
     def calls(self, since: int = 0) -> list[dict[str, Any]]:
-        """The requests after the first `since`, without those of the machines."""
-        rows = [json.loads(row) for row in self.log.read_text().splitlines()[since:]]
-        return [r for r in rows if r["operation"] not in PLAYED]
+        """The requests after the first `since`."""
+        return [json.loads(row) for row in self.log.read_text().splitlines()[since:]]
 
     def requests(self) -> int:
         return len(self.log.read_text().splitlines())
@@ -58,7 +54,12 @@ class Cloud:
         """How many objects of each kind there are, by moto's own account."""
         with urllib.request.urlopen(f"{self.endpoint}/moto-api/data.json", timeout=30) as answer:
             found = json.load(answer)
-        return {f"{service}.{kind}": len(items) for service, kinds in found.items() for kind, items in kinds.items() if items}
+        return {
+            f"{service}.{kind}": len(items)
+            for service, kinds in found.items()
+            for kind, items in kinds.items()
+            if items
+        }
 
     @property
     def environ(self) -> dict[str, str]:
@@ -68,9 +69,6 @@ class Cloud:
             "AWS_SECRET_ACCESS_KEY": "test",
             "AWS_EC2_METADATA_DISABLED": "true",
         }
-
-
-PLAYED = ("DescribeAutoScalingGroups", "CompleteLifecycleAction")
 
 
 @pytest.fixture
@@ -107,13 +105,14 @@ def cloud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cloud]:
 
 
 @pytest.fixture
-def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the tree in which each environment has what its owner would fill in."""
+def tree(cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the tree in which each environment has what its owner would fill in: an account, a certificate."""
+    certificate = cloud.client("acm").request_certificate(DomainName="sluice.example")["CertificateArn"]
     root = tmp_path / "checkout"
     target = Path(shutil.copytree(ROOT / "terraform", root / "terraform", ignore=shutil.ignore_patterns(".terraform")))
     for path in target.glob("envs/*/*.tfvars"):
         text = path.read_text().replace("000000000000", ACCOUNT)
-        path.write_text(re.sub(r'certificate_arn\s*=\s*""', f'certificate_arn = "{CERTIFICATE}"', text))
+        path.write_text(re.sub(r'certificate_arn\s*=\s*""', f'certificate_arn = "{certificate}"', text))
     monkeypatch.chdir(root)
     return target
 
@@ -122,6 +121,8 @@ def _play_machines(cloud: Cloud, ended: threading.Event) -> None:
     """Complete every hook that an instance waits for, as its agent would."""
     client = cloud.client("autoscaling")
     while not ended.wait(0.5):
+        if cloud.resting.is_set():
+            continue
         with contextlib.suppress(Exception):  # a group may go while we look at it
             for group in client.describe_auto_scaling_groups()["AutoScalingGroups"]:
                 waiting = [i for i in group["Instances"] if i["LifecycleState"].endswith(":Wait")]
@@ -142,20 +143,3 @@ def _play_machines(cloud: Cloud, ended: threading.Event) -> None:
 
 def statuses(results: list[StackResult]) -> dict[str, str]:
     return {r.stack: r.status for r in results}
-
-
-def quiet() -> None:
-    """For a debugger: the progress of infra goes to on_event only."""
-
-
-def deployctl(*words: str, **environ: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "runner.deployctl.main", *words],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, **environ, "PYTHONPATH": str(ROOT)},
-    )
-
-
-__all__ = ["ACCOUNT", "Cloud", "deployctl", "infra", "statuses"]
