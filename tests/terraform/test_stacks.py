@@ -10,7 +10,8 @@ import yaml
 
 from .conftest import Clients, Terraform
 
-pytestmark = pytest.mark.terraform
+# The first test pays for the applies, on a machine that may be busy.
+pytestmark = [pytest.mark.terraform, pytest.mark.timeout(900)]
 
 DEFAULT = "sluice-local-worker-default"
 
