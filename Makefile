@@ -37,7 +37,7 @@ test: $(STAMP) ## all tests, on real engines
 	@$(BIN)/pytest $(ARGS)
 
 e2e: $(STAMP) ## [ARGS="-k prod"]: every environment from nothing to everything and back, on the local AWS (15 minutes)
-	@$(BIN)/pytest -m e2e -s tests/e2e $(ARGS)
+	@$(BIN)/pytest -m e2e -s tests $(ARGS)
 
 bench: $(STAMP) ## [CASES="chain4 fan200"] [N=5]: measure the hot path, one JSON line a case (ARGS=--help lists them)
 	@scripts/bench $(if $(N),-n $(N)) $(CASES) $(ARGS)
