@@ -129,10 +129,9 @@ class Workspace:
         self, variables: Mapping[str, Any] | None = None, on_message: OnMessage | None = None
     ) -> tuple[planned.Change, ...]:
         """What is not any more as the state says, whoever changed it. Changes nothing, nor the state."""
-        options: dict[str, Any] = {"detailed_exitcode": IsFlagged, "refresh_only": IsFlagged}
-        file, done = self._plan(variables, on_message, options)
+        file, _ = self._plan(variables, on_message, {})
         try:
-            return planned.drift(self.show(file)) if done.code else ()
+            return planned.drift(self.show(file))
         finally:
             file.unlink(missing_ok=True)
 
