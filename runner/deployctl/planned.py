@@ -28,12 +28,13 @@ PROTECTED = frozenset(
     }
 )
 
-# What is no drift: how many nodes the autoscaler or a roll wants at the moment, a clock, and what a bucket repeats of
-# resources of their own, which would tell it themselves.
+# What is no drift: how many nodes the autoscaler or a roll wants at the moment, a clock, and what a bucket or a topic
+# repeats of resources of their own, which would tell it themselves.
 MOVED_BY_DESIGN = frozenset(
     {
         ("aws_autoscaling_group", "desired_capacity"),
         ("aws_db_instance", "latest_restorable_time"),
+        ("aws_sns_topic", "policy"),
         *(
             ("aws_s3_bucket", field)
             for field in ("lifecycle_rule", "logging", "policy", "server_side_encryption_configuration", "versioning")
