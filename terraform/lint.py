@@ -6,7 +6,9 @@ environment of its own, made once in the cache folder. Exit status 0: clean; 1: 
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -30,20 +32,46 @@ def main() -> int:
         print(f"error: {e.message}\nhint: {e.hint}", file=sys.stderr)
         return e.exit_code
     format_ok = run([terraform, "fmt", "-check", "-diff", "-recursive", str(TREE)], environ)
-    stacks = sorted(path.parent for path in TREE.glob("stacks/*/main.tf"))
-    with ThreadPoolExecutor(2) as pool:  # a validation takes most of two cores
+    with ThreadPoolExecutor(2) as pool:
         policies = pool.submit(check_policies, python, environ)
-        valid = list(pool.map(lambda stack: validate(terraform, environ, stack), stacks))
-    return 0 if format_ok and all(valid) and policies.result() else 1
+        valid = validate_all(terraform, environ)
+    return 0 if format_ok and valid and policies.result() else 1
 
 
-def validate(terraform: str, environ: dict[str, str], stack: Path) -> bool:
-    with tempfile.TemporaryDirectory() as data:
-        here = [terraform, f"-chdir={stack}"]
-        environ = {**environ, "TF_DATA_DIR": data}
-        with binary.plugin_lock(environ):
-            ready = run([*here, "init", "-backend=false", "-input=false", "-no-color"], environ)
-        return ready and run([*here, "validate", "-no-color"], environ)
+def validate_all(terraform: str, environ: dict[str, str]) -> bool:
+    """Every stack, in a copy of the tree.
+
+    Each start of the provider costs seconds of a core. So all stacks are modules of one configuration, with values that
+    are not known yet; a stack with an `import`, which no module may have, is validated by itself.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        tree = Path(shutil.copytree(TREE, Path(folder) / "terraform", ignore=shutil.ignore_patterns(".terraform")))
+        stacks = {path.parent.name: path.parent for path in sorted(tree.glob("stacks/*/main.tf"))}
+        alone = [path for path in stacks.values() if re.search(r"^import ", (path / "main.tf").read_text(), re.M)]
+        together = tree / "all"
+        together.mkdir()
+        modules = {
+            name: {"source": f"../stacks/{name}"} | dict.fromkeys(required(path), "${terraform_data.any.output}")
+            for name, path in stacks.items()
+            if path not in alone
+        }
+        root = {"resource": {"terraform_data": {"any": {}}}, "module": modules}
+        (together / "main.tf.json").write_text(json.dumps(root))
+        return all([validate(terraform, environ, path) for path in (together, *alone)])
+
+
+def required(stack: Path) -> list[str]:
+    """The variables of a stack that have no default."""
+    found = re.findall(r'^variable "(\w+)" \{\n(.*?)^\}', (stack / "variables.tf").read_text(), re.M | re.S)
+    return [name for name, body in found if not re.search(r"^  default\s", body, re.M)]
+
+
+def validate(terraform: str, environ: dict[str, str], folder: Path) -> bool:
+    here = [terraform, f"-chdir={folder}"]
+    environ = {**environ, "TF_DATA_DIR": str(folder / "data")}
+    with binary.plugin_lock(environ):
+        ready = run([*here, "init", "-backend=false", "-input=false", "-no-color"], environ)
+    return ready and run([*here, "validate", "-no-color"], environ)
 
 
 def check_policies(python: Path, environ: dict[str, str]) -> bool:

@@ -23,13 +23,14 @@ mock_provider "aws" {
 }
 
 variables {
-  name         = "sluice-test"
-  region       = "us-east-1"
-  cidr         = "10.40.0.0/16"
-  zones        = 3
-  nat_gateways = "one-per-zone"
-  vpc_id       = "vpc-1"
-  user_cidrs   = ["203.0.113.0/24"]
+  name          = "sluice-test"
+  region        = "us-east-1"
+  cidr          = "10.40.0.0/16"
+  zones         = 3
+  nat_gateways  = "one-per-zone"
+  dns_hostnames = true
+  vpc_id        = "vpc-1"
+  user_cidrs    = ["203.0.113.0/24"]
 }
 
 run "three_zones_have_three_of_each" {
@@ -211,4 +212,22 @@ run "flow_logs_refuses_what_is_wrong" {
   }
 
   expect_failures = [var.retention_days]
+}
+
+run "network_stack_refuses_endpoints_that_nothing_finds" {
+  command = plan
+
+  module {
+    source = "../stacks/network"
+  }
+
+  variables {
+    env                 = "test"
+    account_id          = "123456789012"
+    state_bucket        = "sluice-test-state"
+    dns_hostnames       = false
+    interface_endpoints = ["ssm"]
+  }
+
+  expect_failures = [var.interface_endpoints]
 }

@@ -66,3 +66,29 @@ def test_no_file_names_an_endpoint() -> None:
 def test_the_stacks_that_read_others_read_them_alike() -> None:
     control, workers = ((SOURCE / "stacks" / name / "state.tf").read_text() for name in ("control", "workers"))
     assert control == workers
+
+
+def test_one_lock_pins_the_provider_for_every_platform_in_every_stack() -> None:
+    locks = {path.name: (path / ".terraform.lock.hcl").read_text() for path in (SOURCE / "stacks").iterdir()}
+    (lock,) = set(locks.values())
+    assert re.findall(r'^provider "(.*)"', lock, re.M) == ["registry.terraform.io/hashicorp/aws"]
+    (constraint,) = re.findall(r'constraints = "(.*)"', lock)
+    for path in SOURCE.glob("*/*/versions.tf"):
+        assert set(re.findall(r'^ +version = "(.*)"', path.read_text(), re.M)) <= {constraint}, path
+    # One h1 for a package that was unpacked, and the registry's own zh for the archive of each platform.
+    assert re.search(r'"h1:[\w+/]{43}="', lock) and len(re.findall(r'"zh:[0-9a-f]{64}"', lock)) >= 12
+
+
+def test_no_policy_allows_whole_families_of_actions_and_every_role_can_be_bounded() -> None:
+    # A key's own policy, where "*" is that key; and the denial of all that comes without TLS.
+    meant = {("stacks/data/main.tf", "kms:*"), ("stacks/data/main.tf", "kms:GenerateDataKey*")}
+    meant.add(("modules/bucket/main.tf", "s3:*"))
+    found, roles = set(), 0
+    for path in SOURCE.rglob("*.tf"):
+        text, name = path.read_text(), path.relative_to(SOURCE).as_posix()
+        found |= {(name, action) for action in re.findall(r'"([a-z0-9-]+:[A-Za-z]*\*[A-Za-z]*)"', text)}
+        for role in re.findall(r'^resource "aws_iam_role" "\w+" \{\n(.*?)^\}', text, re.M | re.S):
+            roles += 1
+            assert re.search(r"permissions_boundary += var.permissions_boundary_arn", role), name
+    assert found == meant
+    assert roles >= 6

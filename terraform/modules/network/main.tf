@@ -21,7 +21,7 @@ locals {
 resource "aws_vpc" "this" {
   # checkov:skip=CKV2_AWS_11:modules/flow-logs does it, where the environment keeps them
   cidr_block           = var.cidr
-  enable_dns_hostnames = true # interface endpoints and private zones ask for them
+  enable_dns_hostnames = var.dns_hostnames
   tags                 = { Name = var.name }
 }
 

@@ -5,12 +5,13 @@ locals {
 }
 
 module "network" {
-  source       = "../../modules/network"
-  name         = local.name
-  region       = var.region
-  cidr         = var.cidr
-  zones        = var.zones
-  nat_gateways = var.nat_gateways
+  source        = "../../modules/network"
+  name          = local.name
+  region        = var.region
+  cidr          = var.cidr
+  zones         = var.zones
+  nat_gateways  = var.nat_gateways
+  dns_hostnames = var.dns_hostnames
 }
 
 module "endpoints" {

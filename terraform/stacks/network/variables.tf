@@ -57,10 +57,21 @@ variable "nat_gateways" {
   default     = "one"
 }
 
+variable "dns_hostnames" {
+  description = "Whether interface endpoints and private zones (control's `private_dns`) can answer in the VPC."
+  type        = bool
+  default     = true
+}
+
 variable "interface_endpoints" {
   description = "AWS services to reach inside the VPC, by short name; each costs by zone and hour, and saves NAT traffic."
   type        = list(string)
   default     = []
+
+  validation {
+    condition     = length(var.interface_endpoints) == 0 || var.dns_hostnames
+    error_message = "interface_endpoints need dns_hostnames = true, or nothing in the VPC finds them."
+  }
 }
 
 variable "flow_log_days" {
