@@ -37,7 +37,7 @@ test: $(STAMP) ## all tests, on real engines
 	@$(BIN)/pytest $(ARGS)
 
 e2e: $(STAMP) ## [ARGS="-k prod"]: environments from nothing and back (15 minutes), and real containers (root, podman)
-	@$(BIN)/pytest -m "e2e or podman" -s tests/e2e $(ARGS)
+	@$(BIN)/pytest -m "e2e or podman" -s tests $(ARGS)
 
 bench: $(STAMP) ## [CASES="chain4 fan200"] [N=5]: measure the hot path, one JSON line a case (ARGS=--help lists them)
 	@scripts/bench $(if $(N),-n $(N)) $(CASES) $(ARGS)

@@ -165,17 +165,21 @@ def plan_command(
     env: EnvOption,
     stack: StackOption = None,
     var: VarOption = None,
+    cost: Annotated[bool, typer.Option("--cost", help="Estimate what the stacks cost a month.")] = False,
+    wait: WaitOption = "0",
+    parallel: ParallelOption = PARALLEL,
     as_json: JsonOption = False,
 ) -> None:
     """Show what an apply would change."""
 
     def work(job: Job, _display: Display) -> list[StackResult]:
-        return operations.plan(job)
+        return operations.plan(job, costs=cost)
 
-    results = _run(env, stack, var, work, as_json)
+    results = _run(env, stack, var, work, as_json, wait=wait, parallel=parallel)
     if not as_json:
         for result in results:
             infra_view.show_changes(result, everything=True)
+        infra_view.show_cost(results)
 
 
 @app.command("apply")

@@ -223,15 +223,9 @@ def _plan_with_orphans(
     if orphans:
         clients = functools.partial(environment.client, env=job.env, environ=job.environ)
         job.emit(StackEvent(name, "plan", f"an apply was killed: looking for {len(orphans)} resources that it made"))
-        find = functools.partial(recovery.plan, space, orphans, clients, variables, show, details=False)
         if not destroying:
-            return find(refresh=refresh)
-        # A plan to destroy takes nothing in: that comes before it.
-        found = find(only_imports=True)
-        if found.summary.empty:
-            found.discard()
-        else:
-            space.apply(found, show)
+            return recovery.plan(space, orphans, clients, variables, show, refresh=refresh)
+        recovery.adopt(space, orphans, clients, variables, show)  # a plan to destroy takes nothing in
     return space.plan(variables, show, destroy=destroying, refresh=refresh, details=details)
 
 

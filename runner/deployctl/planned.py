@@ -28,8 +28,19 @@ PROTECTED = frozenset(
     }
 )
 
-# The autoscaler and rolls, not Terraform, say how many nodes a group has at the moment.
-MOVED_BY_DESIGN = frozenset({("aws_autoscaling_group", "desired_capacity")})
+# What is no drift: how many nodes the autoscaler or a roll wants at the moment, a clock, and what a bucket or a topic
+# repeats of resources of their own, which would tell it themselves.
+MOVED_BY_DESIGN = frozenset(
+    {
+        ("aws_autoscaling_group", "desired_capacity"),
+        ("aws_db_instance", "latest_restorable_time"),
+        ("aws_sns_topic", "policy"),
+        *(
+            ("aws_s3_bucket", field)
+            for field in ("lifecycle_rule", "logging", "policy", "server_side_encryption_configuration", "versioning")
+        ),
+    }
+)
 
 SUPPORTED_FORMAT = 1
 _ACTIONS: dict[tuple[str, ...], Action] = {
@@ -46,6 +57,7 @@ _STREAM_ACTIONS: dict[str, Action] = {
     "replace": "replace",
 }
 _SHOWN_CHARACTERS = 60
+_EMPTY = ("null", '""', "[]", "{}")
 
 
 @dataclass(frozen=True)
@@ -176,15 +188,22 @@ def from_show(document: Mapping[str, Any]) -> PlanSummary:
 
 
 def drift(document: Mapping[str, Any]) -> tuple[Change, ...]:
-    """What a saved refresh-only plan found to be other than the state says; errors as from_show().
+    """What a saved plan found to be other than the state says; errors as from_show().
 
-    What something of ours moves by design is no drift.
+    No drift is what something of ours moves by design, and what was empty and AWS has filled in since (the rules of a
+    group, the routes of a table, which are resources of their own), unless the plan would undo it.
     """
     check_format("plan", str(document.get("format_version", "")), SUPPORTED_FORMAT)
-    found = [c for c in map(_change, document.get("resource_drift", ())) if c is not None]
+    undone = {c.address for c in map(_change, document.get("resource_changes", ())) if c is not None}
     out = []
-    for change in found:
-        fields = tuple(f for f in change.fields if (change.type, f.name) not in MOVED_BY_DESIGN)
+    for change in map(_change, document.get("resource_drift", ())):
+        if change is None:
+            continue
+        fields = tuple(
+            f
+            for f in change.fields
+            if (change.type, f.name) not in MOVED_BY_DESIGN and (change.address in undone or f.before not in _EMPTY)
+        )
         if fields or change.action == "destroy":
             out.append(replace(change, fields=fields))
     return tuple(out)

@@ -53,9 +53,10 @@ NAMED = {
     "aws_s3_bucket": "{bucket}",
     "aws_ssm_parameter": "{name}",
 }
-# Types without such a name that take minutes to be made: service, call, its arguments, and the names of the list in
-# the answer, of the id and of the state in it.
+# Types whose id is not their name, and that take their time to be made: service, call, its arguments, and the names
+# of the list in the answer ("": the answer itself), of the id and of the state in it.
 SEARCHED: dict[str, tuple[str, str, dict[str, Any], str, str, str]] = {
+    "aws_sqs_queue": ("sqs", "get_queue_url", {"QueueName": "{name}"}, "", "QueueUrl", ""),
     "aws_lb": ("elbv2", "describe_load_balancers", {"Names": ["{name}"]}, "LoadBalancers", "LoadBalancerArn", ""),
     "aws_nat_gateway": (
         "ec2",
@@ -135,15 +136,47 @@ def plan(
     clients: Clients,
     variables: Mapping[str, Any],
     on_message: OnMessage | None = None,
-    **options: Any,
+    *,
+    refresh: bool = True,
 ) -> Plan:
     """Plan with imports of all that killed applies made and that is there. Errors as Workspace.plan()."""
+    return _search(space, found, clients, variables, on_message, refresh=refresh)[0]
+
+
+def adopt(
+    space: Workspace,
+    found: Sequence[Made],
+    clients: Clients,
+    variables: Mapping[str, Any],
+    on_message: OnMessage | None = None,
+) -> None:
+    """Take all that killed applies made and that is there into the state, and do nothing else. Errors as apply()."""
+    plan, imports = _search(space, found, clients, variables, on_message, targets=[m.address for m in found])
+    if plan.summary.adds:  # what is not there is not to be made
+        plan.discard()
+        if not imports:
+            return
+        plan = space.plan(variables, on_message, imports=imports, targets=list(imports), details=False)
+    space.apply(plan, on_message)
+
+
+def _search(
+    space: Workspace,
+    found: Sequence[Made],
+    clients: Clients,
+    variables: Mapping[str, Any],
+    on_message: OnMessage | None,
+    *,
+    targets: Sequence[str] = (),
+    refresh: bool = True,
+) -> tuple[Plan, dict[str, str]]:
+    """A plan with all the imports that can be made, and these, by address."""
     known = {r.id for r in space.resources()}
     imports = {m.address: m.id for m in found if m.id and m.type not in COMPOSED}
     tried: dict[str, str] = dict(imports)
     while True:
         try:
-            plan = space.plan(variables, on_message, imports=imports, **options)
+            plan = space.plan(variables, on_message, imports=imports, targets=targets, refresh=refresh, details=False)
         except TerraformError as e:
             wrong = named(e, imports)
             if not wrong:
@@ -159,7 +192,7 @@ def plan(
             if import_id:
                 more[m.address] = import_id
         if not more:
-            return plan
+            return plan, imports
         plan.discard()
         tried |= more
         imports |= more
@@ -182,7 +215,9 @@ def find(begun: Made, values: Mapping[str, Any], clients: Clients, taken: Iterab
         answer = getattr(clients(service), call)(**filled)
     except ClientError:  # of a load balancer that is not there, AWS says so with an error
         return ""
-    there = [str(o[id_name]) for o in answer[listed] if str(o.get(state, "")).lower() not in _GONE]
+    there = [
+        str(o[id_name]) for o in (answer[listed] if listed else [answer]) if str(o.get(state, "")).lower() not in _GONE
+    ]
     free = [i for i in there if i not in taken]
     return free[0] if len(free) == 1 else ""  # of two, neither is known to be ours
 

@@ -98,13 +98,13 @@ class Workspace:
         refresh: bool = True,
         details: bool = True,
         imports: Mapping[str, str] | None = None,
-        only_imports: bool = False,
+        targets: Sequence[str] = (),
     ) -> Plan:
         """Plan and save it. A value that is text is read as on terraform's command line; others by their type.
 
         `details` adds the changed fields to the summary, for a second or two of another terraform. `imports` are
-        resources that exist already (address to the provider's import id) and are taken into the state; with
-        `only_imports` the plan leaves everything else alone.
+        resources that exist already (address to the provider's import id) and are taken into the state. `targets`
+        leave everything else, but for what they stand on, alone.
 
         Raises TerraformError, LockedError, CancelledError.
         """
@@ -113,8 +113,8 @@ class Workspace:
             options["destroy"] = IsFlagged
         if not refresh:
             options["refresh"] = False
-        if only_imports:
-            options["target"] = list(imports or {})
+        if targets:
+            options["target"] = list(targets)
         file, done = self._plan(variables, on_message, options, imports)
         try:
             summary = planned.PlanSummary() if done.code == 0 else planned.from_stream(done.planned)
@@ -129,10 +129,9 @@ class Workspace:
         self, variables: Mapping[str, Any] | None = None, on_message: OnMessage | None = None
     ) -> tuple[planned.Change, ...]:
         """What is not any more as the state says, whoever changed it. Changes nothing, nor the state."""
-        options: dict[str, Any] = {"detailed_exitcode": IsFlagged, "refresh_only": IsFlagged}
-        file, done = self._plan(variables, on_message, options)
+        file, _ = self._plan(variables, on_message, {})
         try:
-            return planned.drift(self.show(file)) if done.code else ()
+            return planned.drift(self.show(file))
         finally:
             file.unlink(missing_ok=True)
 
