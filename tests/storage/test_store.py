@@ -196,6 +196,20 @@ def test_copies_within_a_store_and_into_another(storage: Storage, tmp_path: Path
     assert other.exists("c/1")
 
 
+def test_pieces_of_two_objects_are_never_mixed(storage: Storage) -> None:
+    # Given a reader in the middle of an object that is then replaced
+    storage.put("k", b"a" * 20_000_000)
+    pieces = storage.stream("k")
+    assert set(next(pieces)) == {ord("a")}
+    storage.put("k", b"b" * 20_000_000)
+    # Then it is told so
+    with pytest.raises(SluiceError, match="cannot read k: it was replaced meanwhile"):
+        list(pieces)
+    # And of an empty object there are no pieces
+    storage.put("k", b"")
+    assert list(storage.stream("k")) == []
+
+
 def test_an_etag_changes_with_the_content(storage: Storage) -> None:
     storage.put("k", b"one")
     first = storage.head("k")
