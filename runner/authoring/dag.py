@@ -342,7 +342,7 @@ class DAG:
     def _test_task(self, node: Node, context: Context, results: dict[str, Any]) -> Any:
         if not node.mapped:
             return self.run_task(context.task_id, context, results)
-        lists = []
+        lists: list[Any] = []
         for over in node.mapped.values():
             lists.append(results.get(over.task_id) if isinstance(over, Output) else over)
             if not isinstance(lists[-1], list | tuple):
