@@ -141,6 +141,8 @@ class Finisher:
                 if len(batch) > 1:
                     return [m for ended in batch for m in self._deliver([ended])]
                 log.error("outcome cannot be stored", action="finish", error=str(e.orig))
+                if batch[0].outcome.value is None:  # nor can its failure: somebody has to look at the log
+                    threading.Event().wait(RETRY_SECONDS)
                 batch[0].outcome = _unstorable(batch[0].outcome, str(e.orig))
         if spooled:
             self._forget([ended.outcome for ended in batch])
