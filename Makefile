@@ -12,10 +12,10 @@ ONLY ?=
 CHAOS_SCALE ?= 1
 SEED ?=
 
-.PHONY: help setup lock demo demo-down test e2e bench chaos lint format plan apply destroy output roll clean
+.PHONY: help setup lock demo demo-down test e2e bench chaos lint format lock-providers stack-docs plan apply destroy output drift roll clean
 
 help: ## list the targets
-	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## create .venv with everything (uv if present, else venv + pip)
 
@@ -36,8 +36,8 @@ demo-down: $(STAMP) ## stop and remove what `make demo` left running
 test: $(STAMP) ## all tests, on real engines
 	@$(BIN)/pytest $(ARGS)
 
-e2e: $(STAMP) ## tests on real containers (needs root and podman)
-	@$(BIN)/pytest -m podman tests/e2e $(ARGS)
+e2e: $(STAMP) ## [ARGS="-k prod"]: environments from nothing and back (15 minutes), and real containers (root, podman)
+	@$(BIN)/pytest -m "e2e or podman" -s tests $(ARGS)
 
 bench: $(STAMP) ## [CASES="chain4 fan200"] [N=5]: measure the hot path, one JSON line a case (ARGS=--help lists them)
 	@scripts/bench $(if $(N),-n $(N)) $(CASES) $(ARGS)
@@ -45,11 +45,17 @@ bench: $(STAMP) ## [CASES="chain4 fan200"] [N=5]: measure the hot path, one JSON
 chaos: $(STAMP) ## [ONLY="name …" CHAOS_SCALE=1 SEED=]: break everything that may break, and judge what really ran
 	@scripts/chaos $(ONLY) --scale $(CHAOS_SCALE) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
-lint: $(STAMP) ## format, lint, types, terraform fmt and validate
+lint: $(STAMP) ## format, lint, types, terraform fmt and validate, checkov
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/python terraform/lint.py
 
 format: $(STAMP) ## rewrite the sources as `make lint` wants them
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+lock-providers: $(STAMP) ## checksums of the Terraform provider for every platform, from the registry, into each stack's lock
+	@$(BIN)/python terraform/lock.py
+
+stack-docs: $(STAMP) ## rewrite the tables in docs/stacks/ from the stacks' variables and outputs
+	@$(BIN)/python terraform/docs.py
 
 define need_env
 	@test -n "$(ENV)" || { echo "error: which environment? e.g. make $@ ENV=prod" >&2; exit 2; }
@@ -58,6 +64,10 @@ endef
 plan apply destroy output: $(STAMP) ## ENV= [STACK=]: Terraform, stacks in dependency order
 	$(need_env)
 	@$(BIN)/deployctl infra $@ --env $(ENV) $(if $(STACK),--stack $(STACK)) $(ARGS)
+
+drift: $(STAMP) ## ENV= [STACK=]: what is not any more as Terraform left it
+	$(need_env)
+	@$(BIN)/deployctl infra drift --env $(ENV) $(if $(STACK),--stack $(STACK)) $(ARGS)
 
 roll: $(STAMP) ## ENV=: roll every worker to the newest release, losing nothing
 	$(need_env)

@@ -71,6 +71,8 @@ def _attempt(directory: Path, python: str, order: dict[str, Any], total: float) 
         child = subprocess.Popen(
             # -B: no __pycache__ in the author's directory
             [python, "-B", "-m", "runner.bundle.child", json.dumps(order), str(answer)],
+            # Libraries that keep memory for each core would come to the limit on a big machine by their import alone.
+            env={"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", **os.environ},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

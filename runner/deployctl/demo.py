@@ -20,9 +20,9 @@ from sqlalchemy import Engine, text
 
 from runner.deployctl import environment, output
 from runner.deployctl.background import Background
+from runner.deployctl.job import CancelledError
 from runner.deployctl.local_cloud import LocalCloud
 from runner.deployctl.local_view import Display, Step
-from runner.deployctl.operations import CancelledError
 from runner.localcloud.judge import Verdict, judge
 from runner.localcloud.state import ENV
 from runner.rollout.release import BuiltRelease

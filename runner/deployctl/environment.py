@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import runner
+from runner.deployctl import stacks as known_stacks
+from runner.deployctl.statefile import Resource, resources
 from runner.localcloud import state as localcloud
 from runner.settings import RefusedError, SluiceError, UsageError
 
@@ -58,6 +60,11 @@ class Environment:
             "region": self.region,
             "use_lockfile": "true",
         }
+
+    def stacks(self) -> list[str]:
+        """The stacks this environment is made of: the core ones, and those it has a .tfvars file for."""
+        folder = self.tree / "envs" / self.name
+        return [n for n in known_stacks.graph() if n in known_stacks.CORE or (folder / f"{n}.tfvars").is_file()]
 
     def state_key(self, stack: str) -> str:
         """The object that holds a stack's state."""
@@ -229,8 +236,8 @@ def create_state_bucket(env: Environment, environ: Mapping[str, str]) -> bool:
     return created
 
 
-def standing(env: Environment, stacks: Sequence[str], environ: Mapping[str, str]) -> dict[str, int]:
-    """The stacks that have been applied, with the number of resources in their state (0: destroyed again)."""
+def states(env: Environment, stacks: Iterable[str], environ: Mapping[str, str]) -> dict[str, list[Resource]]:
+    """The stacks that have a state, with the resources in it (none: destroyed again)."""
     from botocore.exceptions import ClientError
 
     s3 = client("s3", env, environ)
@@ -242,9 +249,28 @@ def standing(env: Environment, stacks: Sequence[str], environ: Mapping[str, str]
             if e.response.get("Error", {}).get("Code") in ("NoSuchKey", "404"):
                 continue
             raise
-        resources = json.loads(body).get("resources", [])
-        found[stack] = sum(1 for r in resources if r.get("mode") == "managed")
+        found[stack] = resources(json.loads(body))
     return found
+
+
+def state_bucket_exists(env: Environment, environ: Mapping[str, str]) -> bool:
+    """Whether the state bucket is there. Raises SluiceError if it is somebody else's."""
+    return _bucket_exists(client("s3", env, environ), env)
+
+
+def delete_state_bucket(env: Environment, environ: Mapping[str, str]) -> None:
+    """Remove the state bucket with every version of all that is in it."""
+    s3: S3Client = client("s3", env, environ)
+    for page in s3.get_paginator("list_object_versions").paginate(Bucket=env.state_bucket):
+        for found in [*page.get("Versions", []), *page.get("DeleteMarkers", [])]:
+            s3.delete_object(Bucket=env.state_bucket, Key=found["Key"], VersionId=found["VersionId"])
+    s3.delete_bucket(Bucket=env.state_bucket)
+
+
+def account_of(region: str, environ: Mapping[str, str] | None = None) -> str:
+    """The account that the credentials in force belong to."""
+    nowhere = Environment("", region, "", "", Path())
+    return str(client("sts", nowhere, os.environ if environ is None else environ).get_caller_identity()["Account"])
 
 
 def _bucket_exists(s3: S3Client, env: Environment) -> bool:

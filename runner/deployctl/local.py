@@ -10,8 +10,8 @@ from typing import Annotated
 import typer
 
 from runner.deployctl import local_view, output
+from runner.deployctl.job import CancelledError
 from runner.deployctl.local_cloud import LocalCloud
-from runner.deployctl.operations import CancelledError
 from runner.localcloud import state as local_state
 from runner.settings import SluiceError
 

@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 
 from runner.deployctl import environment, infra, local_view, stacks, terraform
 from runner.deployctl.background import Background
+from runner.deployctl.job import StackEvent, StackResult
 from runner.deployctl.local_view import OnStep, Step
-from runner.deployctl.operations import StackEvent, StackResult
 from runner.localcloud import engines, machines, node, process
 from runner.localcloud import state as local_state
 from runner.localcloud.state import ENV, LocalState
@@ -354,7 +354,7 @@ class LocalCloud:
             return []
         self.use()
         found = self.environment
-        if len(environment.standing(found, list(stacks.graph()), self.environ())) < len(stacks.graph()):
+        if len(environment.states(found, stacks.CORE, self.environ())) < len(stacks.CORE):
             return []
         with contextlib.suppress(SluiceError):
             return self.wait_for_nodes(seconds=0)

@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from runner.deployctl import output
-from runner.deployctl.operations import ENDED, StackEvent
+from runner.deployctl.job import ENDED, StackEvent
 from runner.deployctl.progress import describe
 from runner.localcloud import node, process
 from runner.localcloud.state import LocalState

@@ -39,6 +39,7 @@ class Noun:
 
 NOUNS = (
     Noun("local", "An AWS, a database, a broker and a fleet on this machine."),
+    Noun("env", "Environments: make one from nothing, list them, remove one."),
     Noun("infra", "Terraform: plan, apply, destroy and read the stacks of an environment."),
     Noun("release", "Releases: what a node runs, built and listed."),
     Noun("dags", "Pipelines: publish bundles."),

@@ -69,10 +69,26 @@ class Lock:
     operation: str
     created: datetime | None
 
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Lock:
+        """Read the lock object that terraform keeps beside the state."""
+        found = json.loads(text)
+        created = re.sub(r"\.\d+", "", str(found.get("Created", "")))  # nanoseconds
+        return cls(
+            id=str(found.get("ID", "")),
+            who=str(found.get("Who", "")),
+            operation=str(found.get("Operation", "")),
+            created=datetime.fromisoformat(created).astimezone(UTC) if created else None,
+        )
+
+    @property
+    def verb(self) -> str:
+        """What its holder does: `apply`."""
+        return self.operation.removeprefix("OperationType").lower()
+
     def line(self, now: datetime | None = None) -> str:
         """`ann@laptop (apply) since 2030-01-02 03:04:05 UTC, 5 min ago`."""
-        operation = self.operation.removeprefix("OperationType").lower()
-        text = f"{self.who or 'somebody'}{f' ({operation})' if operation else ''}"
+        text = f"{self.who or 'somebody'}{f' ({self.verb})' if self.verb else ''}"
         if self.created is None:
             return text
         minutes = int(((now or datetime.now(UTC)) - self.created).total_seconds() // 60)
@@ -85,6 +101,11 @@ class TerraformError(SluiceError):
     def __init__(self, message: str, hint: str = "", detail: str = "") -> None:
         super().__init__(message, hint)
         self.detail = detail
+        self.diagnostics: tuple[Diagnostic, ...] = ()  # all errors of the run
+
+
+class StalePlanError(TerraformError):
+    """Somebody else changed the state after this plan was made; nothing of it was applied."""
 
 
 class LockedError(TerraformError):
@@ -136,14 +157,23 @@ def lock_of(detail: str) -> Lock | None:
 
 def failure(errors: Sequence[Diagnostic], text: str, code: int, log: Path) -> TerraformError:
     """The exception a failed run comes down to: a held lock, else its first error, else its last words."""
+    found = _failure(errors, text, code, log)
+    found.diagnostics = tuple(errors)
+    return found
+
+
+def _failure(errors: Sequence[Diagnostic], text: str, code: int, log: Path) -> TerraformError:
     for error in errors:
         lock = lock_of(error.detail)
         if lock:
             return LockedError(
                 f"the state is locked by {lock.line()}",
-                f"wait for it; if that run is dead: `deployctl infra unlock --id {lock.id}`, same --env and --stack",
+                "wait for it with --wait 10m; if that run is dead: "
+                f"`deployctl infra unlock --id {lock.id}`, same --env and --stack",
                 lock,
             )
+        if error.summary == "Saved plan is stale":
+            return StalePlanError("somebody else applied this stack after this plan was made", "run it again")
     if errors:
         first = next((e for e in errors if e.address and e.summary != "execution halted"), errors[0])
         more = sum(1 for e in errors if e.summary != "execution halted") - 1

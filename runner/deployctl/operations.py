@@ -9,180 +9,28 @@ from __future__ import annotations
 
 import concurrent.futures
 import functools
-import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
-from runner.deployctl import binary, environment, planned, stacks, terraform
-from runner.deployctl.environment import Environment
-from runner.deployctl.messages import Message
+from runner.deployctl import cost, environment, locks, planned, recovery, stacks, terraform
+from runner.deployctl.job import CancelledError, Ended, Job, StackEvent, StackResult, StacksFailedError
+from runner.deployctl.job import prepare as prepare
+from runner.deployctl.messages import Message, StalePlanError
 from runner.settings import RefusedError, SluiceError, UsageError
 
-Phase = Literal[
-    "init", "plan", "planned", "apply", "applied", "destroyed", "unchanged", "failed", "skipped", "waiting", "cancelled"
-]
-ENDED: frozenset[Phase] = frozenset({"applied", "destroyed", "unchanged", "failed", "skipped", "waiting", "cancelled"})
 _VERBS = {"create": "creating", "update": "changing", "delete": "destroying", "replace": "replacing"}
+_STALE_PLANS = 3  # so often may somebody else be quicker before it is given up
 
 
-@dataclass(frozen=True)
-class StackEvent:
-    """One step of one stack, for whoever shows the progress."""
-
-    stack: str
-    phase: Phase
-    text: str = ""
-    resource: str = ""  # the one being worked on
-    done: int = 0  # resource operations so far, of `total`
-    total: int = 0
-    seconds: float = 0.0  # since this stack's work began
-
-
-OnEvent = Callable[[StackEvent], None]
-
-
-@dataclass(frozen=True)
-class StackResult:
-    """How one stack ended."""
-
-    stack: str
-    status: Phase
-    summary: planned.PlanSummary = field(default_factory=planned.PlanSummary)
-    seconds: float = 0.0
-    error: SluiceError | None = None
-    needs: tuple[str, ...] = ()  # for `waiting` and `skipped`: the stacks it stands on that are not there
-    warnings: tuple[str, ...] = ()
-
-    def as_json(self) -> dict[str, Any]:
-        """The result for `--json`."""
-        return {
-            "stack": self.stack,
-            "status": self.status,
-            **self.summary.as_json(),
-            "seconds": round(self.seconds, 1),
-            "error": self.error.message if self.error else None,
-            "needs": list(self.needs),
-            "warnings": list(self.warnings),
-        }
-
-
-class StacksFailedError(SluiceError):
-    """At least one stack failed; `results` has all of them."""
-
-    def __init__(self, results: Sequence[StackResult]) -> None:
-        failed = [r for r in results if r.error]
-        first = failed[0]
-        assert first.error is not None
-        also = f" (also failed: {', '.join(r.stack for r in failed[1:])})" if failed[1:] else ""
-        super().__init__(f"{first.stack}: {first.error.message}{also}", first.error.hint)
-        self.results = list(results)
-        self.exit_code = first.error.exit_code
-
-
-class CancelledError(Exception):
-    """Stopped because somebody wanted it; every lock is given back. `results` has how far each stack came."""
-
-    def __init__(self, results: Sequence[StackResult]) -> None:
-        super().__init__("cancelled")
-        self.results = list(results)
-
-
-@dataclass
-class Job:
-    """One command on one environment: what it works on and how it reports."""
-
-    env: Environment
-    names: list[str]  # in building order
-    graph: stacks.Graph
-    variables: Mapping[str, Any]
-    environ: Mapping[str, str]
-    binary: Path
-    cancel: terraform.Cancel
-    on_event: OnEvent | None = None
-    _emitting: threading.Lock = field(default_factory=threading.Lock)
-    _began: dict[str, float] = field(default_factory=dict)
-
-    def workspace(self, stack: str) -> terraform.Workspace:
-        """Terraform for one stack."""
-        return terraform.Workspace(
-            binary=self.binary,
-            source=self.env.source(stack),
-            data=self.env.data(stack, self.environ),
-            backend=self.env.backend(stack),
-            var_files=self.env.var_files(stack),
-            environ=self.environ,
-            cancel=self.cancel,
-        )
-
-    def variables_of(self, stack: str) -> dict[str, Any]:
-        """The given variables that this stack declares, and the state bucket where no file names it."""
-        declared = environment.declared_variables(self.env.source(stack))
-        found = {k: v for k, v in self.variables.items() if k in declared}
-        if "state_bucket" in declared and not environment.sets_variable(self.env.var_files(stack), "state_bucket"):
-            found.setdefault("state_bucket", self.env.state_bucket)
-        return found
-
-    def emit(self, event: StackEvent) -> None:
-        """Report a step; one at a time, whatever thread it comes from."""
-        if self.on_event is None:
-            return
-        with self._emitting:
-            began = self._began.setdefault(event.stack, time.monotonic())
-            self.on_event(replace(event, seconds=time.monotonic() - began))
-
-    def end(self, result: StackResult) -> StackResult:
-        """Report how a stack ended."""
-        done = result.status in ("applied", "destroyed")
-        text = result.error.message if result.error else result.summary.line(done=done)
-        self.emit(StackEvent(result.stack, result.status, text))
-        return result
-
-
-def prepare(
-    env: str | Environment,
-    names: Iterable[str] = (),
-    *,
-    variables: Mapping[str, Any] | None = None,
-    on_event: OnEvent | None = None,
-    cancel: terraform.Cancel | None = None,
-    environ: Mapping[str, str] | None = None,
-) -> Job:
-    """Check all that can be checked before terraform starts: environment, stacks, variables, account, bucket, tool.
-
-    Raises UsageError, RefusedError (credentials of another account) and SluiceError.
-    """
-    found = environment.load(env) if isinstance(env, str) else env
-    given = {**environment.local_variables(found), **(variables or {})}
-    files = {p for name in stacks.graph() for p in found.var_files(name)}
-    engines = given.get("engines") not in (None, "null") or (
-        "engines" not in given and environment.sets_variable(files, "engines")
-    )
-    graph = stacks.graph(engines=engines)
-    chosen = stacks.select(names, graph)
-    declared = {v for name in chosen for v in environment.declared_variables(found.source(name))}
-    for name in variables or {}:
-        if name not in declared:
-            raise UsageError(
-                f"none of the stacks {', '.join(chosen)} has a variable {name!r}",
-                f"they have {', '.join(sorted(declared))}" if declared else "",
-            )
-    child = environment.process_environ(found, environ)
-    tool = binary.find(child)
-    environment.check_account(found, child)
-    environment.check_state_bucket(found, child)
-    return Job(found, chosen, graph, given, child, tool, cancel or terraform.Cancel(), on_event)
-
-
-def plan(job: Job, *, destroy: bool = False, refresh: bool = True) -> list[StackResult]:
+def plan(job: Job, *, destroy: bool = False, refresh: bool = True, costs: bool = False) -> list[StackResult]:
     """What an apply would do now. A stack whose ground is not there yet is `waiting`.
 
-    Raises StacksFailedError, CancelledError.
+    `costs` adds an estimate of what each stack costs a month. Raises StacksFailedError, CancelledError.
     """
-    plan_one = functools.partial(_plan_one, job, destroying=destroy, refresh=refresh, details=True)
-    standing = _standing(job)
+    plan_one = functools.partial(_plan_one, job, destroying=destroy, refresh=refresh, details=True, costs=costs)
+    standing = job.standing()
     results = []
     ready = []
     for name in job.names:
@@ -193,6 +41,21 @@ def plan(job: Job, *, destroy: bool = False, refresh: bool = True) -> list[Stack
             ready.append(name)
     results += [_drop(r) for r in _side_by_side(job, ready, plan_one)]
     return _checked(job, results)
+
+
+def drift(job: Job) -> list[StackResult]:
+    """What is not any more as the states of the standing stacks say. Changes nothing. Errors as plan()."""
+
+    def look(name: str) -> _Planned:
+        began = time.monotonic()
+        job.emit(StackEvent(name, "plan", "looking"))
+        found = job.workspace(name).drift(job.variables_of(name), _reading(job, name))
+        summary = planned.PlanSummary(found)
+        seconds = time.monotonic() - began
+        return _Planned(job.end(StackResult(name, "drifted" if found else "unchanged", summary, seconds)))
+
+    standing = job.standing()
+    return _checked(job, [p.result for p in _side_by_side(job, [n for n in job.names if n in standing], look)])
 
 
 def apply(
@@ -207,7 +70,7 @@ def apply(
     Raises RefusedError before anything of a level is applied if a plan would destroy a protected resource;
     StacksFailedError once the stacks already running have ended; CancelledError.
     """
-    gaps = stacks.missing(job.names, _standing(job), job.graph)
+    gaps = stacks.missing(job.names, job.standing(), job.graph)
     for name, needs in gaps.items():
         raise UsageError(
             f"{name} needs {' and '.join(needs)}, which {'is' if len(needs) == 1 else 'are'} not applied yet",
@@ -217,22 +80,22 @@ def apply(
     def look(plans: Sequence[_Planned]) -> None:
         doomed = [] if allow_destroy else [a for p in plans for a in p.result.summary.protected()]
         if doomed:
-            raise RefusedError(
-                f"the plan destroys {_some(doomed)}, which cannot be brought back",
-                "look at it with `infra plan`; if it is meant, pass --allow-destroy",
-            )
+            raise _refusal(doomed, "the plan")
         if confirm and not confirm([p.result for p in plans]):
             raise RefusedError("not confirmed: nothing of this was applied", "")
 
     return _converge(job, stacks.levels(job.names, job.graph), look, refresh=refresh, details=bool(confirm))
 
 
-def destroy(job: Job, *, confirm: Callable[[Mapping[str, int]], bool] | None = None) -> list[StackResult]:
+def destroy(
+    job: Job, *, confirm: Callable[[Mapping[str, int]], bool] | None = None, allow_destroy: bool = False
+) -> list[StackResult]:
     """Take the stacks down, dependents first. `confirm` gets the number of resources of each stack that stands.
 
-    Raises RefusedError if a stack that is not chosen still stands on a chosen one, and as apply() does.
+    Raises RefusedError if a stack that is not chosen still stands on a chosen one, if a protected resource is among
+    what stands and it is not allowed; and as apply() does.
     """
-    standing = _standing(job)
+    standing = job.standing()
     for name in job.names:
         above = [d for d in stacks.dependents(name, job.graph) if d in standing and d not in job.names]
         if above:
@@ -240,10 +103,20 @@ def destroy(job: Job, *, confirm: Callable[[Mapping[str, int]], bool] | None = N
                 f"{', '.join(above)} still stand{'s' if len(above) == 1 else ''} on {name}",
                 f"destroy {'it' if len(above) == 1 else 'them'} first, or name all of them with --stack",
             )
-    there = {n: standing[n] for n in job.names if n in standing}
+    if stacks.STATE in job.names and stacks.STATE in standing:
+        raise RefusedError(
+            "the state stack holds the state of every stack, its own too",
+            f"`deployctl env delete {job.env.name}` removes it with the environment",
+        )
+    # What a killed apply made stands too, though no state may know it.
+    begun = {n: recovery.begun(job.workspace(n)) for n in job.names}
+    there = {n: max(len(standing.get(n, ())), len(begun[n])) for n in job.names if n in standing or begun[n]}
     gone = [job.end(StackResult(n, "unchanged")) for n in job.names if n not in there]
     if not there:
         return gone
+    doomed = [r.address for n in there for r in (*standing.get(n, ()), *begun[n]) if r.type in planned.PROTECTED]
+    if doomed and not allow_destroy:
+        raise _refusal(doomed, "this")
     if confirm and not confirm(there):
         raise RefusedError("not confirmed: nothing was destroyed", "")
     levels = stacks.levels(list(there), job.graph, reverse=True)
@@ -252,9 +125,9 @@ def destroy(job: Job, *, confirm: Callable[[Mapping[str, int]], bool] | None = N
 
 def outputs(job: Job) -> dict[str, dict[str, Any]]:
     """The outputs of each stack that stands, by stack."""
-    standing = _standing(job)
+    standing = job.standing()
     names = [n for n in job.names if n in standing]
-    with concurrent.futures.ThreadPoolExecutor(max(1, len(names))) as pool:
+    with concurrent.futures.ThreadPoolExecutor(job.parallel) as pool:
         return dict(zip(names, pool.map(lambda n: job.workspace(n).outputs(), names), strict=True))
 
 
@@ -297,16 +170,67 @@ def _converge(
             for p in changing:
                 _drop(p)
             raise
-        by_name = {p.result.stack: p for p in changing}
-        for p in _side_by_side(job, list(by_name), lambda n: _apply_one(job, by_name[n], destroying)):  # noqa: B023
+        applying = functools.partial(_apply_one, job, {p.result.stack: p for p in changing}, destroying, look, plan_one)
+        for p in _side_by_side(job, [p.result.stack for p in changing], applying):
             results[p.result.stack] = p.result
+        for p in changing:  # also of those that were not begun
+            _drop(p)
     return _checked(job, [results[n] for n in job.names if n in results])
 
 
 def _plan_one(
-    job: Job, name: str, *, destroying: bool = False, refresh: bool = True, details: bool = False
+    job: Job,
+    name: str,
+    *,
+    destroying: bool = False,
+    refresh: bool = True,
+    details: bool = False,
+    costs: bool = False,
 ) -> _Planned:
     began = time.monotonic()
+    show = _reading(job, name)
+    job.emit(StackEvent(name, "plan", "planning"))
+    space = job.workspace(name)
+    if space.init(show):
+        job.emit(StackEvent(name, "plan", "planning"))
+    if job.wait_seconds:
+        for held in locks.held(job.env, [name], job.environ):
+            job.emit(StackEvent(name, "locked", held.lock.line()))
+    found = _plan_with_orphans(job, space, name, show, destroying, refresh, details)
+    # The files of an environment are read by every stack: what one stack does not declare, another does.
+    warnings = tuple(w.line() for w in found.warnings if "undeclared variable" not in w.summary.lower())
+    estimate = cost.estimate(space.show(found.file)) if costs else None
+    seconds = time.monotonic() - began
+    if found.summary.empty:
+        found.discard()
+        return _Planned(job.end(StackResult(name, "unchanged", seconds=seconds, warnings=warnings, cost=estimate)))
+    job.emit(StackEvent(name, "planned", found.summary.line(), total=found.summary.steps))
+    return _Planned(StackResult(name, "planned", found.summary, seconds, warnings=warnings, cost=estimate), found)
+
+
+def _plan_with_orphans(
+    job: Job,
+    space: terraform.Workspace,
+    name: str,
+    show: terraform.OnMessage,
+    destroying: bool,
+    refresh: bool,
+    details: bool,
+) -> terraform.Plan:
+    """Plan, and take in what an apply that was killed has made and the state does not know."""
+    variables = job.variables_of(name)
+    orphans = recovery.orphans(space)
+    if orphans:
+        clients = functools.partial(environment.client, env=job.env, environ=job.environ)
+        job.emit(StackEvent(name, "plan", f"an apply was killed: looking for {len(orphans)} resources that it made"))
+        if not destroying:
+            return recovery.plan(space, orphans, clients, variables, show, refresh=refresh)
+        recovery.adopt(space, orphans, clients, variables, show)  # a plan to destroy takes nothing in
+    return space.plan(variables, show, destroy=destroying, refresh=refresh, details=details)
+
+
+def _reading(job: Job, name: str) -> terraform.OnMessage:
+    """Shows how far a plan has come."""
     seen = 0
 
     def show(message: Message) -> None:
@@ -317,26 +241,40 @@ def _plan_one(
             seen += 1
             job.emit(StackEvent(name, "plan", "reading", message.address, done=seen))
 
-    job.emit(StackEvent(name, "plan", "planning"))
-    space = job.workspace(name)
-    if space.init(show):
-        job.emit(StackEvent(name, "plan", "planning"))
-    found = space.plan(job.variables_of(name), show, destroy=destroying, refresh=refresh, details=details)
-    # The files of an environment are read by every stack: what one stack does not declare, another does.
-    warnings = tuple(w.line() for w in found.warnings if "undeclared variable" not in w.summary.lower())
-    seconds = time.monotonic() - began
-    if found.summary.empty:
-        found.discard()
-        return _Planned(job.end(StackResult(name, "unchanged", seconds=seconds, warnings=warnings)))
-    job.emit(StackEvent(name, "planned", found.summary.line(), total=found.summary.steps))
-    return _Planned(StackResult(name, "planned", found.summary, seconds, warnings=warnings), found)
+    return show
 
 
-def _apply_one(job: Job, ready: _Planned, destroying: bool) -> _Planned:
-    assert ready.plan is not None
-    name = ready.result.stack
+def _apply_one(
+    job: Job,
+    plans: Mapping[str, _Planned],
+    destroying: bool,
+    look: Callable[[Sequence[_Planned]], None],
+    plan_one: Callable[[str], _Planned],
+    name: str,
+) -> _Planned:
+    """Apply a saved plan. Of one that somebody else has made stale a new one is made and looked at, if we may wait."""
+    ready = plans[name]
     began = time.monotonic()
-    total = ready.result.summary.steps
+    for attempt in range(_STALE_PLANS):
+        assert ready.plan is not None
+        try:
+            job.workspace(name).apply(ready.plan, _applying(job, ready))
+            break
+        except StalePlanError:
+            if not job.wait_seconds or attempt == _STALE_PLANS - 1:
+                raise
+        ready = plan_one(name)
+        if ready.plan is None:
+            return ready
+        look([ready])
+    seconds = ready.result.seconds + time.monotonic() - began
+    status: Ended = "destroyed" if destroying else "applied"
+    return _Planned(job.end(replace(ready.result, status=status, seconds=seconds)))
+
+
+def _applying(job: Job, ready: _Planned) -> terraform.OnMessage:
+    """Shows how far an apply has come, and the resource that everybody waits for."""
+    name, total = ready.result.stack, ready.result.summary.steps
     done = 0
     working: dict[str, str] = {}  # addresses in hand, oldest first: the oldest is what everybody waits for
 
@@ -353,27 +291,32 @@ def _apply_one(job: Job, ready: _Planned, destroying: bool) -> _Planned:
         job.emit(StackEvent(name, "apply", verb, address, done, total))
 
     job.emit(StackEvent(name, "apply", "starting", total=total))
-    job.workspace(name).apply(ready.plan, show)
-    seconds = ready.result.seconds + time.monotonic() - began
-    status: Phase = "destroyed" if destroying else "applied"
-    return _Planned(job.end(replace(ready.result, status=status, seconds=seconds)))
+    return show
 
 
 def _side_by_side(job: Job, names: Sequence[str], work: Callable[[str], _Planned]) -> list[_Planned]:
-    """Do the work for every name at once and wait for all; a failure of one ends up in its own result."""
+    """Do the work for every name, some at once, and wait for all; a failure of one ends up in its own result.
+
+    After a failure none is begun any more, so that what is wrong can be looked at.
+    """
+    failed = False
 
     def one(name: str) -> _Planned:
+        nonlocal failed
         began = time.monotonic()
+        if failed:
+            return _Planned(job.end(StackResult(name, "skipped")))
         try:
             return work(name)
         except terraform.CancelledError:
             return _Planned(job.end(StackResult(name, "cancelled", seconds=time.monotonic() - began)))
         except SluiceError as e:
+            failed = True
             return _Planned(job.end(StackResult(name, "failed", seconds=time.monotonic() - began, error=e)))
 
     if not names:
         return []
-    with concurrent.futures.ThreadPoolExecutor(len(names)) as pool:
+    with concurrent.futures.ThreadPoolExecutor(job.parallel) as pool:
         return list(pool.map(one, names))
 
 
@@ -397,9 +340,11 @@ def _blockers(name: str, broken: set[str], graph: stacks.Graph, destroying: bool
     return [n for n in around if n in broken]
 
 
-def _standing(job: Job) -> dict[str, int]:
-    found = environment.standing(job.env, list(job.graph), job.environ)
-    return {n: count for n, count in found.items() if count}
+def _refusal(doomed: Sequence[str], what: str) -> RefusedError:
+    return RefusedError(
+        f"{what} destroys {_some(doomed)}, which cannot be brought back",
+        "look at it with `infra plan`; if it is meant, pass --allow-destroy",
+    )
 
 
 def _some(addresses: Sequence[str]) -> str:

@@ -56,7 +56,7 @@ class Pipelines:
 
     def push(self, directory: Path, *, architectures: Sequence[str] = (), who: str) -> Push:
         """Validate a directory, upload it and make it active. Raises BundleError with all that is wrong."""
-        ready = prepare(directory, architectures=architectures)
+        ready = prepare(directory, architectures=architectures, connections=self._connections())
         with self._engine.begin() as c:
             before = self._before(c, ready)
             done: Published = upload(ready, storage=self._storage, connection=c, who=who)
@@ -64,7 +64,7 @@ class Pipelines:
 
     def try_push(self, directory: Path, *, architectures: Sequence[str] = ()) -> Push:
         """Everything of a push but the change, with what would change."""
-        ready = prepare(directory, architectures=architectures)
+        ready = prepare(directory, architectures=architectures, connections=self._connections())
         archive = ready.archive
         with self._engine.connect() as c:
             before = self._before(c, ready)
@@ -129,6 +129,10 @@ class Pipelines:
             if row.url and not self._storage.exists(key_of(row.version)):
                 raise RefusedError(f"the archive of {row.version} is gone: {row.url}", "push that code again")
         return name, before, after
+
+    def _connections(self) -> set[str]:
+        with self._engine.connect() as c:
+            return bundles.connections(c)
 
     @staticmethod
     def _before(c: Connection, ready: Prepared) -> str | None:

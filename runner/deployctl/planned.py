@@ -4,25 +4,41 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from runner.settings import SluiceError
 
-Action = Literal["add", "change", "replace", "destroy"]
+Action = Literal["add", "change", "replace", "destroy", "import"]
 
 # Losing one of these loses data or the ground everything stands on.
 PROTECTED = frozenset(
     {
         "aws_db_instance",
         "aws_rds_cluster",
+        "aws_redshiftserverless_namespace",
         "aws_elasticache_replication_group",
+        "aws_ebs_volume",
         "aws_s3_bucket",
         "aws_vpc",
         "aws_kms_key",
         "aws_secretsmanager_secret",
         "aws_route53_zone",
         "aws_autoscaling_group",
+    }
+)
+
+# What is no drift: how many nodes the autoscaler or a roll wants at the moment, a clock, and what a bucket or a topic
+# repeats of resources of their own, which would tell it themselves.
+MOVED_BY_DESIGN = frozenset(
+    {
+        ("aws_autoscaling_group", "desired_capacity"),
+        ("aws_db_instance", "latest_restorable_time"),
+        ("aws_sns_topic", "policy"),
+        *(
+            ("aws_s3_bucket", field)
+            for field in ("lifecycle_rule", "logging", "policy", "server_side_encryption_configuration", "versioning")
+        ),
     }
 )
 
@@ -41,6 +57,7 @@ _STREAM_ACTIONS: dict[str, Action] = {
     "replace": "replace",
 }
 _SHOWN_CHARACTERS = 60
+_EMPTY = ("null", '""', "[]", "{}")
 
 
 @dataclass(frozen=True)
@@ -61,6 +78,7 @@ class Change:
     action: Action
     fields: tuple[Field, ...] = ()
     tainted: bool = False  # replaced because its creation did not finish
+    id: str = ""  # for one that exists and is taken into the state: what the provider knows it by
 
 
 @dataclass(frozen=True)
@@ -87,6 +105,11 @@ class PlanSummary:
         return self._of("destroy")
 
     @property
+    def imports(self) -> tuple[Change, ...]:
+        """What exists and is only taken into the state; one that is also changed is among the changes."""
+        return self._of("import")
+
+    @property
     def empty(self) -> bool:
         """Whether applying it would do nothing."""
         return not self.items and not self.outputs
@@ -94,7 +117,7 @@ class PlanSummary:
     @property
     def steps(self) -> int:
         """How many resource operations an apply reports; a replacement is two."""
-        return len(self.items) + len(self.replaces)
+        return len(self.items) - len(self.imports) + len(self.replaces)
 
     def protected(self, types: Collection[str] = PROTECTED) -> list[str]:
         """Addresses of protected resources that the plan would destroy or replace."""
@@ -103,6 +126,7 @@ class PlanSummary:
     def line(self, *, done: bool = False) -> str:
         """The plan in a few words: `3 to add, 1 to replace`; once done, `3 added, 1 replaced`."""
         counts = [
+            (len(self.imports), "taken in" if done else "to take in"),
             (len(self.adds), "added" if done else "to add"),
             (len(self.changes), "changed" if done else "to change"),
             (len(self.replaces), "replaced" if done else "to replace"),
@@ -120,6 +144,7 @@ class PlanSummary:
             ],
             "replace": [c.address for c in self.replaces],
             "destroy": [c.address for c in self.destroys],
+            "import": {c.address: c.id for c in self.items if c.id},
             "outputs": self.outputs,
         }
 
@@ -140,11 +165,13 @@ def from_stream(messages: Iterable[Mapping[str, Any]]) -> PlanSummary:
             outputs = sum(1 for a in actions if a != "noop")
         elif message.get("type") == "planned_change":
             change = message.get("change", {})
-            action = _STREAM_ACTIONS.get(change.get("action", ""))
+            imported = str((change.get("importing") or {}).get("id", ""))
+            action = _STREAM_ACTIONS.get(change.get("action", "")) or ("import" if imported else None)
             if action:
                 resource = change.get("resource", {})
                 tainted = change.get("reason") == "tainted"
-                items.append(Change(resource["addr"], resource.get("resource_type", ""), action, tainted=tainted))
+                kind = resource.get("resource_type", "")
+                items.append(Change(resource["addr"], kind, action, tainted=tainted, id=imported))
     items.sort(key=lambda c: c.address)
     return PlanSummary(tuple(items), outputs)
 
@@ -155,21 +182,47 @@ def from_show(document: Mapping[str, Any]) -> PlanSummary:
     Raises SluiceError for a major format version this code does not know; unknown keys are ignored.
     """
     check_format("plan", str(document.get("format_version", "")), SUPPORTED_FORMAT)
-    items = []
-    for entry in document.get("resource_changes", ()):
-        change = entry.get("change", {})
-        action = _ACTIONS.get(tuple(change.get("actions", ())))
-        if action is None or entry.get("mode") == "data":
-            continue
-        fields = tuple(_fields(change)) if action in ("change", "replace") else ()
-        if action == "replace":
-            # Everything about the new one is new; what matters is which attributes cannot change in place.
-            forced = {str(path[0]) for path in change.get("replace_paths", ()) if path}
-            fields = tuple(f for f in fields if f.name.partition(".")[0] in forced)
-        tainted = entry.get("action_reason") == "replace_because_tainted"
-        items.append(Change(entry["address"], entry.get("type", ""), action, fields, tainted))
+    items = [c for c in map(_change, document.get("resource_changes", ())) if c is not None]
     outputs = sum(1 for o in document.get("output_changes", {}).values() if o.get("actions", ["no-op"]) != ["no-op"])
     return PlanSummary(tuple(items), outputs)
+
+
+def drift(document: Mapping[str, Any]) -> tuple[Change, ...]:
+    """What a saved plan found to be other than the state says; errors as from_show().
+
+    No drift is what something of ours moves by design, and what was empty and AWS has filled in since (the rules of a
+    group, the routes of a table, which are resources of their own), unless the plan would undo it.
+    """
+    check_format("plan", str(document.get("format_version", "")), SUPPORTED_FORMAT)
+    undone = {c.address for c in map(_change, document.get("resource_changes", ())) if c is not None}
+    out = []
+    for change in map(_change, document.get("resource_drift", ())):
+        if change is None:
+            continue
+        fields = tuple(
+            f
+            for f in change.fields
+            if (change.type, f.name) not in MOVED_BY_DESIGN and (change.address in undone or f.before not in _EMPTY)
+        )
+        if fields or change.action == "destroy":
+            out.append(replace(change, fields=fields))
+    return tuple(out)
+
+
+def _change(entry: Mapping[str, Any]) -> Change | None:
+    """One entry of `resource_changes` or `resource_drift`; None if nothing is done to it."""
+    change = entry.get("change", {})
+    imported = str((change.get("importing") or {}).get("id", ""))
+    action = _ACTIONS.get(tuple(change.get("actions", ()))) or ("import" if imported else None)
+    if action is None or entry.get("mode") == "data":
+        return None
+    fields = tuple(_fields(change)) if action in ("change", "replace") else ()
+    if action == "replace":
+        # Everything about the new one is new; what matters is which attributes cannot change in place.
+        forced = {str(path[0]) for path in change.get("replace_paths", ()) if path}
+        fields = tuple(f for f in fields if f.name.partition(".")[0] in forced)
+    tainted = entry.get("action_reason") == "replace_because_tainted"
+    return Change(entry["address"], entry.get("type", ""), action, fields, tainted, imported)
 
 
 def check_format(what: str, version: str, supported: int) -> None:

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.table import Column
 
 from runner.deployctl import output
-from runner.deployctl.operations import ENDED, StackEvent
+from runner.deployctl.job import ENDED, StackEvent
 
 _PLAIN_EVERY_SECONDS = 10.0
 _MARKS = {
@@ -22,13 +22,14 @@ _MARKS = {
     "unchanged": "[dim]=[/]",
     "failed": "[red]✗[/]",
     "cancelled": "[yellow]■[/]",
+    "drifted": "[yellow]≠[/]",
     "skipped": "[yellow]○[/]",
     "waiting": "[yellow]…[/]",
 }
 
 
 class Display:
-    """A context manager that is also the `on_event` of operations.prepare()."""
+    """A context manager that is also the `on_event` of job.prepare()."""
 
     def __init__(self, names: Sequence[str], console: Console | None = None) -> None:
         self._console = console or output.progress
@@ -89,12 +90,12 @@ class Display:
             self._progress.start_task(task)
         ended = event.phase in ENDED
         now = escape(describe(event, counted=False))
-        if event.phase in ("plan", "init"):
+        if event.phase in ("plan", "init", "locked"):
             self._progress.update(task, now=f"[dim]{now}[/]")
         elif ended:
             known = self._progress.tasks[self._progress.task_ids.index(task)]
             total = known.total or 1
-            good = event.phase in ("applied", "destroyed", "unchanged")
+            good = event.phase in ("applied", "destroyed", "unchanged", "drifted")
             reached = total if good else min(known.completed, total - 1)
             self._progress.update(task, now=now, mark=_MARKS[event.phase], total=total, completed=reached)
             self._progress.stop_task(task)
@@ -117,8 +118,12 @@ def describe(event: StackEvent, *, counted: bool = True) -> str:
     match event.phase:
         case "init":
             return event.text
+        case "locked":
+            return f"waiting for the lock of {event.text}"
+        case "drifted":
+            return f"drifted: {event.text}"
         case "plan":
-            return f"planning, {event.done} resources read" if event.done else "planning"
+            return f"planning, {event.done} resources read" if event.done else event.text
         case "planned":
             return f"planned: {event.text}"
         case "apply":
@@ -133,6 +138,6 @@ def describe(event: StackEvent, *, counted: bool = True) -> str:
         case "cancelled":
             return "stopped"
         case "skipped":
-            return "not started: what it stands on failed"
+            return "not started: another stack failed"
         case "waiting":
             return "planned once what it stands on is applied"

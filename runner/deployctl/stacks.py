@@ -9,12 +9,20 @@ from runner.settings import UsageError
 
 Graph = Mapping[str, frozenset[str]]
 
-_WITH_DATA: Graph = {
+_GRAPH: Graph = {
+    "state": frozenset(),
     "network": frozenset(),
     "data": frozenset({"network"}),
     "control": frozenset({"network", "data"}),
     "workers": frozenset({"network", "data"}),
+    "monitoring": frozenset({"network", "data", "control"}),
+    "warehouse": frozenset({"network", "data"}),
+    "replication": frozenset({"network", "data", "warehouse"}),
 }
+# What no environment can do without. Any other stack belongs to an environment that has a .tfvars file for it.
+CORE = ("network", "data", "control", "workers")
+# It holds the state of all the others: it goes last, with the environment (`deployctl env delete`).
+STATE = "state"
 
 
 def graph(*, engines: bool = False) -> Graph:
@@ -24,12 +32,12 @@ def graph(*, engines: bool = False) -> Graph:
     then control and workers do not wait for it.
     """
     if not engines:
-        return _WITH_DATA
-    return {name: needs if name == "data" else needs - {"data"} for name, needs in _WITH_DATA.items()}
+        return _GRAPH
+    return {n: needs - {"data"} if n in ("control", "workers") else needs for n, needs in _GRAPH.items()}
 
 
-def select(names: Iterable[str], known: Graph) -> list[str]:
-    """The stacks asked for, in building order, each once; none asked for means all.
+def select(names: Iterable[str], known: Graph, default: Collection[str] | None = None) -> list[str]:
+    """The stacks asked for, in building order, each once; none asked for means `default` (all, unless given).
 
     Raises UsageError for a name that is not a stack.
     """
@@ -37,7 +45,7 @@ def select(names: Iterable[str], known: Graph) -> list[str]:
     for name in wanted:
         if name not in known:
             raise UsageError(f"there is no stack {name!r}", f"the stacks are {', '.join(known)}")
-    chosen = set(wanted or known)
+    chosen = set(wanted or (known if default is None else default))
     return [name for level in levels(known, known) for name in level if name in chosen]
 
 

@@ -1,10 +1,4 @@
-"""Terraform in one stack: python-terraform builds the command lines, this runs them and reads their `-json` stream.
-
-Every run is a process group of its own, so that Ctrl-C on the terminal does not reach it: a cancelled run gets
-exactly one SIGINT from us and is waited for, because a second one makes terraform drop the state lock on the floor
-(hashicorp/terraform#31371). Its output goes to a file that is followed, not to a pipe: a run outlives the death of
-its `deployctl`, finishes its change and gives the lock back.
-"""
+"""Terraform in one stack: python-terraform builds the command lines, `run` runs them and reads their `-json` stream."""
 
 from __future__ import annotations
 
@@ -13,105 +7,30 @@ import hashlib
 import json
 import os
 import re
-import signal
-import subprocess
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from python_terraform import IsFlagged, Terraform
 
-from runner.deployctl import binary, planned
-from runner.deployctl.messages import Diagnostic, LockedError, Message, TerraformError, failure, parse
+from runner.deployctl import binary, planned, run, statefile
+from runner.deployctl.messages import Diagnostic, LockedError, Message, TerraformError, failure
+from runner.deployctl.run import Cancel as Cancel
+from runner.deployctl.run import CancelledError as CancelledError
+from runner.deployctl.run import OnMessage as OnMessage
+from runner.deployctl.run import Run
 
-OnMessage = Callable[[Message], None]
-
-_FOLLOW_SECONDS = 0.05
 _STALE_SECONDS = 86400
 _STAMP = "sluice-init"
+_NOT_SAVED = re.compile(r"(save|persist)(ing)? state", re.IGNORECASE)
 # terraform's own words when what `init` once did is no longer enough.
 _NEEDS_INIT = re.compile(
     r"[Ii]nitialization required|terraform init|Module not installed|Inconsistent dependency lock file"
     r"|[Rr]equired plugins are not installed|Missing required provider|provider .* not available"
 )
-
-
-class CancelledError(Exception):
-    """The run was asked to stop and did; its lock is given back."""
-
-
-class Cancel:
-    """One wish to stop, shared by runs that go on side by side. Safe to use from any thread."""
-
-    def __init__(self) -> None:
-        self._lock = threading.RLock()  # a signal handler may come in while its own thread holds it
-        self._running: set[subprocess.Popen[bytes]] = set()
-        self._wanted = False
-        self._asking = False
-
-    @property
-    def wanted(self) -> bool:
-        return self._wanted
-
-    def cancel(self) -> None:
-        """Send each running terraform one SIGINT, once, however often this is called; later runs do not start."""
-        with self._lock:
-            if self._wanted:
-                return
-            self._wanted = True
-            for process in list(self._running):
-                _interrupt(process)
-
-    @contextlib.contextmanager
-    def watch(self, process: subprocess.Popen[bytes]) -> Iterator[None]:
-        """Make a process one of those that `cancel` stops."""
-        with self._lock:
-            self._running.add(process)
-            if self._wanted:
-                _interrupt(process)
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._running.discard(process)
-
-    @contextlib.contextmanager
-    def asking(self) -> Iterator[None]:
-        """While a question is on the terminal no terraform runs: there Ctrl-C is an answer, and raises."""
-        self._asking = True
-        try:
-            yield
-        finally:
-            self._asking = False
-
-    @contextlib.contextmanager
-    def on_signals(self, said: Callable[[bool], None]) -> Iterator[None]:
-        """Let Ctrl-C, TERM and HUP cancel instead of raising; `said(first)` tells the user.
-
-        Does nothing outside the main thread, where Python has no signals.
-        """
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        def stop(_number: int, _frame: FrameType | None) -> None:
-            if self._asking:
-                raise KeyboardInterrupt
-            first = not self._wanted
-            self.cancel()
-            said(first)
-
-        before = {n: signal.signal(n, stop) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
 @dataclass(frozen=True)
@@ -140,6 +59,7 @@ class Workspace:
     cancel: Cancel = field(default_factory=Cancel)
     # Resource types that are kept when their creation is broken off, instead of being made once more.
     keep: Collection[str] = planned.PROTECTED
+    wait_seconds: float = 0.0  # how long to wait for the state lock
 
     def __post_init__(self) -> None:
         self.data.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -177,25 +97,54 @@ class Workspace:
         destroy: bool = False,
         refresh: bool = True,
         details: bool = True,
+        imports: Mapping[str, str] | None = None,
+        targets: Sequence[str] = (),
     ) -> Plan:
         """Plan and save it. A value that is text is read as on terraform's command line; others by their type.
 
-        `details` adds the changed fields to the summary, for a second or two of another terraform.
+        `details` adds the changed fields to the summary, for a second or two of another terraform. `imports` are
+        resources that exist already (address to the provider's import id) and are taken into the state. `targets`
+        leave everything else, but for what they stand on, alone.
 
         Raises TerraformError, LockedError, CancelledError.
         """
-        options: dict[str, Any] = {
-            "input": False,
-            "json": IsFlagged,
-            "detailed_exitcode": IsFlagged,
-            "var_file": [str(p) for p in self.var_files],
-        }
+        options: dict[str, Any] = {"detailed_exitcode": IsFlagged}
         if destroy:
             options["destroy"] = IsFlagged
         if not refresh:
             options["refresh"] = False
+        if targets:
+            options["target"] = list(targets)
+        file, done = self._plan(variables, on_message, options, imports)
+        try:
+            summary = planned.PlanSummary() if done.code == 0 else planned.from_stream(done.planned)
+            if details and (summary.changes or summary.replaces):
+                summary = planned.from_show(self.show(file))
+        except BaseException:
+            file.unlink(missing_ok=True)
+            raise
+        return Plan(file, summary, tuple(done.warnings))
+
+    def drift(
+        self, variables: Mapping[str, Any] | None = None, on_message: OnMessage | None = None
+    ) -> tuple[planned.Change, ...]:
+        """What is not any more as the state says, whoever changed it. Changes nothing, nor the state."""
+        file, _ = self._plan(variables, on_message, {})
+        try:
+            return planned.drift(self.show(file))
+        finally:
+            file.unlink(missing_ok=True)
+
+    def _plan(
+        self,
+        variables: Mapping[str, Any] | None,
+        on_message: OnMessage | None,
+        options: Mapping[str, Any],
+        imports: Mapping[str, str] | None = None,
+    ) -> tuple[Path, Run]:
+        """Run `plan` with the variables; the file it saved. A saved plan is private: it holds every value."""
         typed = {k: v for k, v in (variables or {}).items() if not isinstance(v, str)}
-        options["var"] = [f"{k}={v}" for k, v in (variables or {}).items() if isinstance(v, str)]
+        var_files = [str(p) for p in self.var_files]
         handle, name = tempfile.mkstemp(dir=self.data, prefix="plan-", suffix=".tfplan")
         os.close(handle)
         file = Path(name)
@@ -205,21 +154,32 @@ class Workspace:
                 # A file only we can read, not the command line that every user of the machine can.
                 typed_file.touch(mode=0o600)
                 typed_file.write_text(json.dumps(typed))
-                options["var_file"].append(str(typed_file))
-            run = self._initialised("plan", self._command("plan", out=str(file), **options), on_message, ok=(0, 2))
-            summary = planned.PlanSummary() if run.code == 0 else planned.from_stream(run.planned)
-            if details and (summary.changes or summary.replaces):
-                summary = self._show(file)
+                var_files.append(str(typed_file))
+            command = self._command(
+                "plan",
+                out=str(file),
+                input=False,
+                json=IsFlagged,
+                var_file=var_files,
+                var=[f"{k}={v}" for k, v in (variables or {}).items() if isinstance(v, str)],
+                **self._lock_timeout(),
+                **options,
+            )
+            with self._source_with(imports) as source:
+                return file, self._initialised("plan", command, on_message, ok=(0, 2), source=source)
         except BaseException:
             file.unlink(missing_ok=True)
             raise
         finally:
             typed_file.unlink(missing_ok=True)
-        return Plan(file, summary, tuple(run.warnings))
 
     def apply(self, plan: Plan, on_message: OnMessage | None = None) -> None:
-        """Do what the saved plan says and nothing else. Raises TerraformError, LockedError, CancelledError."""
-        command = self._command("apply", str(plan.file), input=False, json=IsFlagged)
+        """Do what the saved plan says and nothing else.
+
+        Raises StalePlanError if the state has moved on since, TerraformError, LockedError, CancelledError.
+        """
+        command = self._command("apply", str(plan.file), input=False, json=IsFlagged, **self._lock_timeout())
+        before = self.abandoned_applies()
         broken_off: list[str] = []
 
         def watch(message: Message) -> None:
@@ -236,11 +196,30 @@ class Workspace:
             raise
         finally:
             plan.discard()
+        self.forget(before)
+
+    def abandoned_applies(self) -> list[Path]:
+        """Logs of applies that were killed: what they made in their last seconds may be in no state."""
+        return sorted(p for p in self.data.glob("apply-*.log") if run.abandoned(p))
+
+    def forget(self, logs: Sequence[Path]) -> None:
+        """Remove logs of killed applies: the state has all of what they made."""
+        for log in logs:
+            log.unlink(missing_ok=True)
+
+    def resources(self) -> list[statefile.Resource]:
+        """What the state holds now."""
+        done = self._initialised("state", self._command("state", "pull"))
+        return statefile.resources(json.loads(done.text or "{}"))
+
+    def remove_from_state(self, addresses: Sequence[str]) -> None:
+        """Let go of resources without touching them."""
+        self._initialised("state", self._command("state", "rm", *addresses))
 
     def outputs(self) -> dict[str, Any]:
         """Output names with their values, sensitive ones too."""
-        run = self._initialised("output", self._command("output", json=IsFlagged))
-        return {name: entry["value"] for name, entry in json.loads(run.text or "{}").items()}
+        done = self._initialised("output", self._command("output", json=IsFlagged))
+        return {name: entry["value"] for name, entry in json.loads(done.text or "{}").items()}
 
     def unlock(self, lock_id: str) -> None:
         """Take away a state lock that a killed run left behind."""
@@ -257,67 +236,84 @@ class Workspace:
             with contextlib.suppress(TerraformError):  # not in the state: AWS had not begun
                 afresh._run("untaint", afresh._command("untaint", address))
 
-    def _show(self, file: Path) -> planned.PlanSummary:
-        run = self._run("show", self._command("show", str(file), json=IsFlagged))
-        return planned.from_show(json.loads(run.text))
+    def show(self, file: Path) -> dict[str, Any]:
+        """The whole document of a saved plan; it holds secrets."""
+        return dict(json.loads(self._run("show", self._command("show", str(file), json=IsFlagged)).text))
 
     def _command(self, verb: str, *args: str, **options: Any) -> list[str]:
         return list(self._commands.generate_cmd_string(verb, *args, **options))
 
+    def _lock_timeout(self) -> dict[str, str]:
+        return {"lock_timeout": f"{round(self.wait_seconds)}s"} if self.wait_seconds else {}
+
+    @contextlib.contextmanager
+    def _source_with(self, imports: Mapping[str, str] | None) -> Iterator[Path]:
+        """The stack's code, with import blocks if any: beside links to the code, which itself is left as it is."""
+        if not imports:
+            yield self.source
+            return
+        with tempfile.TemporaryDirectory(dir=self.data, prefix="import-") as folder:
+            stack = Path(folder) / "stacks" / self.source.name
+            stack.mkdir(parents=True)
+            for path in self.source.iterdir():
+                (stack / path.name).symlink_to(path)
+            (Path(folder) / "modules").symlink_to(self.source.parent.parent / "modules")
+            blocks = [
+                f"import {{\n  to = {address}\n  id = {json.dumps(id).replace('${', '$${')}\n}}\n"
+                for address, id in imports.items()
+            ]
+            (stack / "sluice-imports.tf").write_text("".join(blocks))
+            yield stack
+
     def _initialised(
-        self, name: str, command: Sequence[str], on_message: OnMessage | None = None, ok: Sequence[int] = (0,)
-    ) -> _Run:
+        self,
+        name: str,
+        command: Sequence[str],
+        on_message: OnMessage | None = None,
+        ok: Sequence[int] = (0,),
+        source: Path | None = None,
+    ) -> Run:
         """Run after a quick look at the last init, and once more after a new one if terraform asks for it."""
         fresh = self.init(on_message)
         try:
-            return self._run(name, command, on_message, ok)
+            return self._run(name, command, on_message, ok, source)
         except TerraformError as e:
             if fresh or isinstance(e, LockedError) or not _NEEDS_INIT.search(e.message + e.detail):
                 raise
         self.init(on_message, force=True)
-        return self._run(name, command, on_message, ok)
+        return self._run(name, command, on_message, ok, source)
 
     def _run(
-        self, name: str, command: Sequence[str], on_message: OnMessage | None = None, ok: Sequence[int] = (0,)
-    ) -> _Run:
+        self,
+        name: str,
+        command: Sequence[str],
+        on_message: OnMessage | None = None,
+        ok: Sequence[int] = (0,),
+        source: Path | None = None,
+    ) -> Run:
+        done = run.start(
+            command,
+            cwd=source or self.source,
+            environ=self.environ,
+            log_folder=self.data,
+            name=name,
+            cancel=self.cancel,
+            on_message=on_message,
+        )
+        lost = any(_NOT_SAVED.search(f"{e.summary} {e.detail}") for e in done.errors)
+        if not (lost or done.code < 0):  # else the log is all there is to say what was made
+            done.log = done.log.replace(self.data / f"{name}.log")
+        if done.code in ok:
+            return done
         if self.cancel.wanted:
             raise CancelledError
-        run = _Run()
-        # A name of its own while it runs: another deployctl may be at work in this folder. mkstemp makes it
-        # private: outputs and plans hold secrets.
-        handle, temporary = tempfile.mkstemp(dir=self.data, prefix=f"{name}-", suffix=".log")
-        log = Path(temporary)
-        with os.fdopen(handle, "wb") as out, tempfile.TemporaryFile() as err:
-            process = subprocess.Popen(
-                command,
-                cwd=self.source,
-                env=dict(self.environ),
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=err,
-                start_new_session=True,
-            )
-            with self.cancel.watch(process):
-                try:
-                    for line in _follow(log, process):
-                        run.take(line, on_message)
-                except BaseException:
-                    _interrupt(process)
-                    process.wait()
-                    raise
-            run.code = process.wait()
-            err.seek(0)
-            run.stderr = err.read().decode(errors="replace")
-        log = log.replace(self.data / f"{name}.log")
-        if run.code in ok:
-            return run
-        if self.cancel.wanted:
-            raise CancelledError
-        raise failure(run.errors, run.text + run.stderr, run.code, log)
+        raise failure(done.errors, done.text + done.stderr, done.code, done.log)
 
     def _sweep(self) -> None:
-        """Remove what killed runs left behind; a day is longer than any run takes."""
+        """Remove what killed runs left behind, but for what an apply made; a day is longer than any run takes."""
         for path in [*self.data.glob("*-*.log"), *self.data.glob("plan-*.tf*")]:
+            if path.name.startswith("apply-"):
+                continue
             with contextlib.suppress(FileNotFoundError):
                 if path.stat().st_mtime < time.time() - _STALE_SECONDS:
                     path.unlink()
@@ -335,50 +331,3 @@ class Workspace:
             found = re.findall(r"^\s*(?:source|version|module|backend|provider)\b.*$", path.read_text(), re.MULTILINE)
             digest.update(f"{path}\n{found}".encode())
         return digest.hexdigest()
-
-
-@dataclass
-class _Run:
-    code: int = -1
-    errors: list[Diagnostic] = field(default_factory=list)
-    warnings: list[Diagnostic] = field(default_factory=list)
-    planned: list[Mapping[str, Any]] = field(default_factory=list)
-    text: str = ""  # what was not a UI message: the answer of `show` and `output`, or a crash
-    stderr: str = ""
-
-    def take(self, line: str, on_message: OnMessage | None) -> None:
-        message = parse(line)
-        if message is None:
-            self.text += line
-            return
-        if message.diagnostic:
-            (self.errors if message.diagnostic.severity == "error" else self.warnings).append(message.diagnostic)
-        elif message.kind in ("planned_change", "outputs"):
-            self.planned.append(message.raw)
-        if on_message:
-            on_message(message)
-
-
-def _follow(path: Path, process: subprocess.Popen[bytes]) -> Iterator[str]:
-    """Whole lines of a growing file until the process that writes it has ended."""
-    rest = b""
-    with path.open("rb") as handle:
-        while True:
-            ended = process.poll() is not None  # before reading: what is there now is then all there will be
-            block = handle.read()
-            *lines, rest = (rest + block).split(b"\n")
-            for line in lines:
-                yield line.decode(errors="replace") + "\n"
-            if ended:
-                if rest:
-                    yield rest.decode(errors="replace")
-                return
-            if not block:
-                time.sleep(_FOLLOW_SECONDS)
-
-
-def _interrupt(process: subprocess.Popen[bytes]) -> None:
-    # The whole group, as a terminal would: PATH may hold a wrapper, and provider plugins ignore the signal.
-    if process.poll() is None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGINT)

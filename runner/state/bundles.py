@@ -323,6 +323,11 @@ def deployed_since(connection: Connection, deploy: int, limit: int = 3) -> list[
     return list(dict.fromkeys(rows.scalars()))
 
 
+def connections(connection: Connection) -> set[str]:
+    """Names of the connections that this environment has, for what a bundle's tasks say they need."""
+    return set(connection.execute(text("SELECT name FROM connection")).scalars())
+
+
 def _unknown(connection: Connection, name: str) -> UsageError:
     known = ", ".join(active(connection)) or "none yet; `deployctl dags push DIR` publishes one"
     return UsageError(f"no bundle {name!r}", f"known: {known}")

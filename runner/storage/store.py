@@ -9,16 +9,19 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, cast
 from urllib.parse import unquote, urlsplit
 
 import obstore
-from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
+from obstore.exceptions import BaseError, PermissionDeniedError, PreconditionError, UnauthenticatedError
 from obstore.store import LocalStore, S3Store
 
 from runner.settings import SluiceError, UsageError
 
-_CHUNK = 4 * 1024 * 1024  # bytes; how much of an object `stream` holds in memory at once
+if TYPE_CHECKING:
+    from obstore import GetOptions
+
+_CHUNK = 8 * 1024 * 1024  # bytes; how much of an object `stream` holds in memory at once
 # A write holds about these many bytes times uploads in memory. S3 takes 10,000 parts: objects up to 156 GiB.
 _PART = 16 * 1024 * 1024
 _UPLOADS = 4
@@ -154,10 +157,18 @@ class Storage:
             return bytes(obstore.get_range(self._store, _key(key), start=start, end=end)) if start < end else b""
 
     def stream(self, key: str) -> Iterator[bytes]:
-        """The object piece by piece, a few MiB at a time."""
+        """The object piece by piece, a few MiB at a time, however slowly they are taken.
+
+        Raises SluiceError if it is replaced meanwhile: pieces of two objects are never mixed.
+        """
+        # A request a piece: one for all of a big object would outlive its connection where the reader is slow.
         with self._doing("read", key):
-            for chunk in obstore.get(self._store, _key(key)).stream(min_chunk_size=_CHUNK):
-                yield bytes(chunk)
+            meta = obstore.head(self._store, _key(key))
+        for start in range(0, meta["size"], _CHUNK):
+            options: GetOptions = {"range": (start, min(start + _CHUNK, meta["size"])), "if_match": meta["e_tag"]}
+            with self._doing("read", key):
+                piece = bytes(obstore.get(self._store, _key(key), options=options).bytes())
+            yield piece
 
     def reader(self, key: str) -> BinaryIO:
         """The object as a file to read from start to end, for code that wants one."""
@@ -223,6 +234,8 @@ class Storage:
             if not self._confirmed:  # the answer to a HEAD does not say which of the two is missing
                 self.check()
             raise MissingError(f"storage {self.url}: there is no {key}") from None
+        except PreconditionError:
+            raise SluiceError(f"{what}: it was replaced meanwhile", "read it again") from None
         except (PermissionDeniedError, UnauthenticatedError) as e:
             raise SluiceError(
                 f"{what}: not allowed ({_code(e)})", "check the credentials and the bucket's policy"
@@ -290,6 +303,8 @@ def _s3(bucket: str, prefix: str, region: str | None) -> S3Store:
         "retry_config": {"max_retries": 5, "retry_timeout": dt.timedelta(seconds=30)},
         "client_options": {
             "connect_timeout": "5s",
+            "read_timeout": "60s",  # of silence
+            "timeout": "10m",  # S3 puts the parts of a big upload together in minutes
             # Plain HTTP only where an endpoint was asked for: never against AWS itself.
             "allow_http": os.environ.get("AWS_ENDPOINT_URL_S3", os.environ.get("AWS_ENDPOINT_URL", "")).startswith(
                 "http://"

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import sqlalchemy
 from hypothesis import given as any_of
+from hypothesis import settings
 from hypothesis import strategies as st
 
 from runner.authoring import Connection, NotFoundError, connection, variable
@@ -57,6 +58,7 @@ def test_a_password_is_in_no_repr_and_no_error(monkeypatch: pytest.MonkeyPatch) 
 text = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=8)
 
 
+@settings(deadline=None)
 @any_of(
     login=text, password=text, schema=text, port=st.none() | st.integers(1, 65535), extra=st.dictionaries(text, text)
 )

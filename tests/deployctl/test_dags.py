@@ -122,6 +122,22 @@ def test_every_problem_is_told_and_nothing_changes(
         assert c.execute(text("SELECT count(*) FROM bundle")).scalar() == 0
 
 
+def test_a_connection_that_is_missing_refuses_a_push(
+    deployctl: Deployctl, sales: Callable[..., str], engine: Engine
+) -> None:
+    # Given a task that says which connection it needs
+    directory = sales(1)
+    file = Path(directory, "report.py")
+    file.write_text(file.read_text().replace("@task", "@task(connections=['lake'])"))
+    code, found, err = deployctl("push", directory, "--json")
+    assert code == 1 and found["problems"][0]["file"] == "report.py"
+    assert "needs the connection 'lake', which this environment does not have" in err
+    # When the environment has it, it goes through
+    with engine.begin() as c:
+        c.execute(text("INSERT INTO connection (name, value, updated_by) VALUES ('lake', '{}', 'test')"))
+    assert deployctl("push", directory)[0] == 0
+
+
 def test_what_is_not_there_is_said_in_one_line(deployctl: Deployctl, sales: Callable[..., str], tmp_path: Path) -> None:
     assert deployctl("show")[0] == 2
     for words in (("rollback",), ("diff",), ("rollback", "sales")):

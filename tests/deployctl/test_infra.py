@@ -295,3 +295,96 @@ def test_a_killed_holder_leaves_a_lock_that_unlock_takes_away(tiny: Path, capsys
     # Then doing so does
     assert main.run(["infra", "unlock", "--env", "tiny", "--stack", "network", "--id", lock_id]) == 0
     assert statuses(infra.plan("tiny", ["network"])) == {"network": "planned"}
+
+
+def test_two_applies_at_once_one_is_refused_and_the_state_is_whole(tiny: Path) -> None:
+    # When two start at the same moment
+    command = ("infra", "apply", "--env", "tiny", "--stack", "network", "--yes", "--var", "wait=3")
+    runs = [deployctl(*command, "--var", f"size={size}") for size in (3, 4)]
+    ends = [run.communicate(timeout=110) for run in runs]
+    codes = [run.returncode for run in runs]
+    # Then each that ended well did its own, one after the other, and one that did not says why
+    assert 0 in codes, ends
+    for code, (_out, err) in zip(codes, ends, strict=True):
+        assert code == 0 or "the state is locked by" in err or "somebody else applied this stack" in err, err
+    size = infra.outputs("tiny", ["network"])["network"]["size"]
+    assert size in {s for s, code in zip((3, 4), codes, strict=True) if code == 0}
+    assert [r.status for r in infra.plan("tiny", ["network"], variables={"wait": 3, "size": size})] == ["unchanged"]
+    assert not lock_is_held("network")
+
+
+def test_one_that_may_wait_applies_after_the_other_with_a_plan_of_its_own(tiny: Path) -> None:
+    # Given an apply that holds the lock
+    first = deployctl("infra", "apply", "--env", "tiny", "--stack", "network", "--yes", "--var", "wait=3")
+    wait_for_lock(first, "network")
+    # When another one may wait
+    events: list[StackEvent] = []
+    results = infra.apply("tiny", ["network"], variables={"size": 5}, wait_seconds=90, on_event=events.append)
+    # Then it says for whom, both are done, the second on what the first left
+    assert first.wait(60) == 0
+    assert statuses(results) == {"network": "applied"}
+    assert any(e.phase == "locked" and "(apply) since" in e.text for e in events)
+    assert infra.outputs("tiny", ["network"])["network"]["size"] == 5
+
+
+def test_a_plan_that_was_overtaken_is_made_and_looked_at_anew_if_one_may_wait(tiny: Path) -> None:
+    # Given that somebody applies while the plan is looked at
+    job = operations.prepare("tiny", ["network"], variables={"size": 6}, wait_seconds=60)
+    looked: list[str] = []
+
+    def look(plans: Any) -> bool:
+        looked.append(plans[0].summary.line())
+        if len(looked) == 1:
+            infra.apply("tiny", ["network"], variables={"size": 5})
+        return True
+
+    # Then what is applied is a new plan, and it was looked at
+    assert statuses(operations.apply(job, confirm=look)) == {"network": "applied"}
+    assert looked == ["7 to add", "1 to add, 1 to change"]
+    # And one that may not wait is told
+    looked.clear()
+    job = operations.prepare("tiny", ["network"], variables={"size": 7})
+    with pytest.raises(operations.StacksFailedError, match="somebody else applied this stack"):
+        operations.apply(job, confirm=look)
+
+
+def test_a_lock_is_shown_and_not_taken_away_while_its_holder_is_alive(tiny: Path, capsys: Any) -> None:
+    import json
+
+    process = deployctl("infra", "apply", "--env", "tiny", "--stack", "network", "--yes", "--var", "wait=90")
+    try:
+        wait_for_lock(process, "network")
+        assert main.run(["infra", "locks", "--env", "tiny", "--json"]) == 0
+        (lock,) = json.loads(capsys.readouterr().out)
+        assert lock["stack"] == "network" and lock["operation"] == "apply" and lock["here"] and lock["pid"]
+        unlock = ["infra", "unlock", "--env", "tiny", "--stack", "network"]
+        assert main.run([*unlock, "--id", lock["id"]]) == 3
+        assert f"is alive: process {lock['pid']} on this machine" in capsys.readouterr().err
+        assert lock_is_held("network")
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+    assert main.run(unlock) == 0
+    assert "not locked" in capsys.readouterr().err
+
+
+def test_what_destroys_something_protected_is_refused_also_by_destroy(
+    tiny: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    infra.apply("tiny", ["network"])
+    monkeypatch.setattr(operations.planned, "PROTECTED", frozenset({"terraform_data"}))
+    command = ["infra", "destroy", "--env", "tiny", "--yes"]
+    assert main.run(command) == 3
+    assert "error: this destroys terraform_data.one[0], terraform_data.one[1] and 1 more" in capsys.readouterr().err
+    assert set(infra.outputs("tiny")) == {"network"}
+    assert main.run([*command, "--allow-destroy"]) == 0
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("0", 0), ("90", 90), ("90s", 90), ("10m", 600), ("1h", 3600)])
+def test_a_time_to_wait(text: str, seconds: float) -> None:
+    assert infra.parse_seconds(text) == seconds
+
+
+def test_what_is_no_time_to_wait_is_refused() -> None:
+    with pytest.raises(UsageError, match="is no time"):
+        infra.parse_seconds("soon")

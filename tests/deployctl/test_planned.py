@@ -142,3 +142,29 @@ def test_a_replacement_shows_what_forces_it_and_nothing_else() -> None:
     assert show(entry).replaces[0].fields == (planned.Field("cidr_block", "10.0.0.0/24", "10.0.1.0/24"),)
     tainted = show({**entry, "action_reason": "replace_because_tainted"})
     assert tainted.replaces[0].tainted
+
+
+def test_drift_is_what_changed_and_not_what_was_filled_in_or_is_moved_by_design() -> None:
+    def drifted(address: str, before: Any, after: Any, actions: Any = ("update",)) -> dict[str, Any]:
+        return resource(address, list(actions), before=before, after=after)
+
+    found = planned.drift(
+        {
+            "format_version": "1.2",
+            "resource_drift": [
+                drifted("aws_security_group.filled", {"ingress": []}, {"ingress": [1]}),
+                drifted("aws_security_group.opened", {"ingress": [1]}, {"ingress": [1, 2]}),
+                drifted("aws_iam_role.bounded", {"permissions_boundary": None}, {"permissions_boundary": "x"}),
+                drifted("aws_autoscaling_group.w", {"desired_capacity": 2}, {"desired_capacity": 9}),
+                drifted("aws_autoscaling_group.v", {"max_size": 2}, {"max_size": 9}),
+                drifted("aws_subnet.gone", {"id": "s"}, None, ("delete",)),
+            ],
+            "resource_changes": [drifted("aws_iam_role.bounded", {}, {})],
+        }
+    )
+    assert [(c.address, [f.name for f in c.fields]) for c in found] == [
+        ("aws_security_group.opened", ["ingress"]),
+        ("aws_iam_role.bounded", ["permissions_boundary"]),
+        ("aws_autoscaling_group.v", ["max_size"]),
+        ("aws_subnet.gone", []),
+    ]

@@ -13,17 +13,18 @@ TREE = Path(__file__).parents[2] / "terraform"
 
 def test_data_and_everything_on_it_come_after_network() -> None:
     known = stacks.graph()
-    assert stacks.levels(known, known) == [["network"], ["data"], ["control", "workers"]]
+    assert stacks.levels(stacks.CORE, known) == [["network"], ["data"], ["control", "workers"]]
+    assert stacks.levels(known, known)[3:] == [["monitoring", "replication"]]
 
 
 def test_with_engines_elsewhere_nothing_waits_for_the_data_stack() -> None:
     known = stacks.graph(engines=True)
-    assert stacks.levels(known, known) == [["network"], ["data", "control", "workers"]]
+    assert stacks.levels(stacks.CORE, known) == [["network"], ["data", "control", "workers"]]
 
 
 def test_destroying_goes_the_other_way() -> None:
     known = stacks.graph()
-    assert stacks.levels(known, known, reverse=True) == [["control", "workers"], ["data"], ["network"]]
+    assert stacks.levels(stacks.CORE, known, reverse=True) == [["control", "workers"], ["data"], ["network"]]
 
 
 def test_the_order_among_chosen_stacks_holds_through_one_left_out() -> None:
@@ -31,9 +32,10 @@ def test_the_order_among_chosen_stacks_holds_through_one_left_out() -> None:
     assert stacks.levels(["workers", "network"], known) == [["network"], ["workers"]]
 
 
-def test_none_chosen_means_all_and_each_comes_once_in_building_order() -> None:
+def test_none_chosen_means_those_of_the_environment_and_each_comes_once_in_building_order() -> None:
     known = stacks.graph()
-    assert stacks.select([], known) == ["network", "data", "control", "workers"]
+    assert stacks.select([], known, stacks.CORE) == ["network", "data", "control", "workers"]
+    assert set(stacks.select([], known)) == set(known)
     assert stacks.select(["workers", "network", "workers"], known) == ["network", "workers"]
 
 
@@ -41,7 +43,7 @@ def test_an_unknown_stack_names_those_there_are() -> None:
     with pytest.raises(UsageError) as e:
         stacks.select(["netwrok"], stacks.graph())
     assert "netwrok" in e.value.message
-    assert e.value.hint == "the stacks are network, data, control, workers"
+    assert e.value.hint == "the stacks are state, network, data, control, workers, monitoring, warehouse, replication"
 
 
 def test_what_is_missing_is_neither_standing_nor_chosen() -> None:
@@ -52,7 +54,8 @@ def test_what_is_missing_is_neither_standing_nor_chosen() -> None:
 
 
 def test_dependents_are_direct_and_indirect() -> None:
-    assert stacks.dependents("network", stacks.graph()) == ["data", "control", "workers"]
+    assert stacks.dependents("network", stacks.graph())[:3] == ["data", "control", "workers"]
+    assert stacks.dependents("data", stacks.graph(engines=True)) == ["monitoring", "warehouse", "replication"]
     assert stacks.dependents("workers", stacks.graph()) == []
 
 

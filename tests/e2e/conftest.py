@@ -1,102 +1,145 @@
-"""Podman with a storage of its own, and an image made of this machine's own shell: no registry is needed."""
+"""An AWS of its own, a copy of the tree, and machines that play their side of the lifecycle hooks."""
 
-import io
+from __future__ import annotations
+
+import contextlib
+import json
 import re
 import shutil
 import socket
 import subprocess
 import sys
-import tarfile
-import tempfile
+import threading
 import time
+import urllib.request
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import boto3
 import pytest
 
-# Podman wants higher limits of open files and processes than a machine that is a container itself may give.
-RUNTIME = """#!{python} -I
-import json, os, sys
-args = sys.argv[1:]
-if "create" in args and "--bundle" in args:
-    path = args[args.index("--bundle") + 1] + "/config.json"
-    with open(path) as file:
-        config = json.load(file)
-    config["process"].pop("rlimits", None)
-    with open(path, "w") as file:
-        json.dump(config, file)
-os.execvp("runc", ["runc", *args])
-"""
+from runner.deployctl.job import StackResult
 
-PROGRAMS = ("sh", "cat", "sleep", "head", "tail", "id", "nproc")
+ROOT = Path(__file__).parents[2]
+ACCOUNT = "123456789012"
 
 
-@pytest.fixture(scope="session")
-def podman() -> Iterator[list[str]]:
-    """The command, with a storage of its own."""
-    if shutil.which("podman") is None:
-        pytest.fail("podman is not installed: apt-get install podman runc")
-    home = Path(tempfile.mkdtemp(prefix="sluice-podman-"))
-    podman = ["podman", "--root", f"{home}/root", "--runroot", f"{home}/run", "--storage-driver", "vfs"]
-    podman += ["--cgroup-manager", "cgroupfs", "--events-backend", "file"]
-    runtime = home / "runc"
-    runtime.write_text(RUNTIME.format(python=sys.executable))
-    runtime.chmod(0o755)
-    podman += ["--runtime", str(runtime)]
-    yield podman
-    subprocess.run([*podman, "rm", "--all", "--force", "--time", "0"], capture_output=True)
-    subprocess.run(["umount", f"{home}/root/vfs"], capture_output=True)
-    shutil.rmtree(home, ignore_errors=True)
+@dataclass
+class Cloud:
+    """An emulated AWS: where it answers, and every request it got."""
+
+    endpoint: str
+    log: Path
+    resting: threading.Event = field(default_factory=threading.Event)  # set: the machines ask for nothing
+
+    def client(self, service: str) -> Any:
+        return boto3.client(
+            service,
+            endpoint_url=self.endpoint,
+            region_name="us-east-1",
+            aws_access_key_id="test",
+            aws_secret_access_key="test",
+        )
+
+    def calls(self, since: int = 0) -> list[dict[str, Any]]:
+        """The requests after the first `since`."""
+        return [json.loads(row) for row in self.log.read_text().splitlines()[since:]]
+
+    def requests(self) -> int:
+        return len(self.log.read_text().splitlines())
+
+    def contents(self) -> dict[str, int]:
+        """How many objects of each kind there are, by moto's own account."""
+        with urllib.request.urlopen(f"{self.endpoint}/moto-api/data.json", timeout=30) as answer:
+            found = json.load(answer)
+        return {
+            f"{service}.{kind}": len(items)
+            for service, kinds in found.items()
+            for kind, items in kinds.items()
+            if items
+        }
+
+    @property
+    def environ(self) -> dict[str, str]:
+        return {
+            "AWS_ENDPOINT_URL": self.endpoint,
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "test",
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
 
 
-@pytest.fixture(scope="session")
-def docker_url(podman: list[str]) -> Iterator[str]:
-    """The URL of its Docker-compatible API."""
-    home = Path(tempfile.mkdtemp(prefix="sluice-podman-"))  # short: the path of a socket has 107 bytes
-    url = f"unix://{home}/s"
-    with (home / "log").open("wb") as log:
-        service = subprocess.Popen([*podman, "system", "service", "--time=0", url], stdout=log, stderr=log)
-    deadline = time.monotonic() + 60
-    while not answers(home / "s"):
-        assert service.poll() is None and time.monotonic() < deadline, (home / "log").read_text()
-        time.sleep(0.05)
-    yield url
-    service.terminate()
-    service.wait()
-    shutil.rmtree(home, ignore_errors=True)
+@pytest.fixture
+def cloud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cloud]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    log = tmp_path / "requests"
+    log.touch()
+    argv = [sys.executable, "-m", "runner.localcloud.aws", "--port", str(port), "--log", str(log)]
+    with (tmp_path / "aws.log").open("wb") as out:
+        server = subprocess.Popen(argv, stdout=out, stderr=out, cwd=ROOT)
+    found = Cloud(f"http://127.0.0.1:{port}", log)
+    for name, value in found.environ.items():
+        monkeypatch.setenv(name, value)
+    ended = threading.Event()
+    machines = threading.Thread(target=_play_machines, args=(found, ended), daemon=True)
+    try:
+        deadline = time.monotonic() + 120
+        while True:
+            with contextlib.suppress(OSError):
+                urllib.request.urlopen(f"{found.endpoint}/_sluice/ready", timeout=2).close()
+                break
+            assert server.poll() is None and time.monotonic() < deadline, (tmp_path / "aws.log").read_text()
+            time.sleep(0.1)
+        machines.start()
+        yield found
+    finally:
+        ended.set()
+        if machines.is_alive():
+            machines.join(30)
+        server.terminate()
+        server.wait(30)
 
 
-@pytest.fixture(scope="session")
-def image(podman: list[str]) -> str:
-    """A small image with a shell."""
-    subprocess.run([*podman, "import", "-", "localhost/small:1"], input=root_filesystem(), check=True)
-    return "localhost/small:1"
+@pytest.fixture
+def tree(cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the tree in which each environment has what its owner would fill in: an account, a certificate."""
+    certificate = cloud.client("acm").request_certificate(DomainName="sluice.example")["CertificateArn"]
+    root = tmp_path / "checkout"
+    target = Path(shutil.copytree(ROOT / "terraform", root / "terraform", ignore=shutil.ignore_patterns(".terraform")))
+    for path in target.glob("envs/*/*.tfvars"):
+        text = path.read_text().replace("000000000000", ACCOUNT)
+        path.write_text(re.sub(r'certificate_arn\s*=\s*""', f'certificate_arn = "{certificate}"', text))
+    monkeypatch.chdir(root)
+    return target
 
 
-def answers(path: Path) -> bool:
-    with socket.socket(socket.AF_UNIX) as s:
-        try:
-            s.connect(str(path))
-        except OSError:
-            return False
-    return True
+def _play_machines(cloud: Cloud, ended: threading.Event) -> None:
+    """Complete every hook that an instance waits for, as its agent would."""
+    client = cloud.client("autoscaling")
+    while not ended.wait(0.5):
+        if cloud.resting.is_set():
+            continue
+        with contextlib.suppress(Exception):  # a group may go while we look at it
+            for group in client.describe_auto_scaling_groups()["AutoScalingGroups"]:
+                waiting = [i for i in group["Instances"] if i["LifecycleState"].endswith(":Wait")]
+                if not waiting:
+                    continue
+                name = group["AutoScalingGroupName"]
+                hooks = client.describe_lifecycle_hooks(AutoScalingGroupName=name)["LifecycleHooks"]
+                for instance in waiting:
+                    for hook in hooks:
+                        with contextlib.suppress(client.exceptions.ClientError):
+                            client.complete_lifecycle_action(
+                                AutoScalingGroupName=name,
+                                LifecycleHookName=hook["LifecycleHookName"],
+                                InstanceId=instance["InstanceId"],
+                                LifecycleActionResult="CONTINUE",
+                            )
 
 
-def root_filesystem() -> bytes:
-    """A tar of some programs and the libraries they need."""
-    files = {}
-    for name in PROGRAMS:
-        path = shutil.which(name)
-        assert path, name
-        files[f"bin/{name}"] = path
-        needed = subprocess.run(["ldd", path], capture_output=True, text=True).stdout
-        files |= {found.lstrip("/"): found for found in re.findall(r"(/\S+) \(", needed)}
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w") as tar:
-        for folder in ("tmp", "proc", "sys", "dev", "etc"):
-            entry = tarfile.TarInfo(folder)
-            entry.type, entry.mode = tarfile.DIRTYPE, 0o777
-            tar.addfile(entry)
-        for name, path in files.items():
-            tar.add(Path(path).resolve(), arcname=name)
-    return out.getvalue()
+def statuses(results: list[StackResult]) -> dict[str, str]:
+    return {r.stack: r.status for r in results}

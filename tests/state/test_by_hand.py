@@ -336,6 +336,19 @@ def test_a_run_that_is_ended_fails_and_tidies_up(world: World) -> None:
     assert world.run_state(run) == "failed"
 
 
+def test_what_a_run_that_was_ended_has_not_done_is_done_when_its_failures_are_cleared(world: World) -> None:
+    world.dag(*CHAIN)
+    world.node()
+    run = world.run()
+    (claim,) = world.take()
+    end_run(world, run)
+    world.end(claim, "interrupted")
+    assert set(world.states(run).values()) == {"failed"}
+    clear(world, run, only_failed=True)
+    assert complete(world) == ["a", "b", "c"]
+    assert world.run_state(run) == "success"
+
+
 def test_a_run_ends_with_the_last_item_that_is_killed(world: World) -> None:
     world.dag(literal("load", 2), literal("wide", 2))
     world.node(slots=1)

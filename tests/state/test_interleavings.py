@@ -11,6 +11,7 @@ import random
 import threading
 from typing import Any, NamedTuple
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, Engine
@@ -55,14 +56,14 @@ def scenarios(draw: Any) -> Scenario:
         behaviour[dag_id] = Behaviour(draw(st.integers(0, 10**6)), branches)
     pools = {"p": draw(st.integers(1, 3))} if draw(st.booleans()) else {}
     return Scenario(
-        dags, behaviour, pools, draw(st.integers(1, 3)), draw(st.integers(0, 10**9)), draw(st.integers(0, 200))
+        dags, behaviour, pools, draw(st.integers(1, 3)), draw(st.integers(0, 10**9)), draw(st.integers(30, 200))
     )
 
 
 @st.composite
 def dag_specs(draw: Any, dag_id: str) -> tuple[DagSpec, dict[str, frozenset[str]]]:
     tasks: list[TaskSpec] = []
-    n = draw(st.integers(2, 7))
+    n = draw(st.integers(3, 7))
     for i in range(n):
         names = [t.task_id for t in tasks]
         upstream = draw(st.lists(st.sampled_from(names), max_size=3, unique=True)) if names else []
@@ -170,6 +171,7 @@ def wide(dag_id: str, **options: Any) -> DagSpec:
     )  # fmt: skip
 
 
+@pytest.mark.timeout(1200)
 def test_any_order_of_events_comes_to_what_the_model_says(engine: Engine) -> None:
     @profile
     @given(scenarios())
@@ -192,8 +194,9 @@ def test_any_order_of_events_comes_to_what_the_model_says(engine: Engine) -> Non
     check()
 
 
+@pytest.mark.timeout(1200)
 def test_whatever_people_do_nothing_hangs_and_nothing_is_miscounted(engine: Engine) -> None:
-    @profile
+    @settings(profile, max_examples=LONG or 8)
     @given(scenarios())
     def check(s: Scenario) -> None:
         simulation = simulate(engine, s._replace(steps=s.steps + 50), by_hand=True)

@@ -93,7 +93,7 @@ def tree(tmp_path: Path) -> Path:
 
 
 def copy_of_tree(target: Path) -> Path:
-    return Path(shutil.copytree(SOURCE, target, ignore=shutil.ignore_patterns(".terraform*")))
+    return Path(shutil.copytree(SOURCE, target, ignore=shutil.ignore_patterns(".terraform")))
 
 
 @pytest.fixture(scope="session")

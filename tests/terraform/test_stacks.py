@@ -10,7 +10,8 @@ import yaml
 
 from .conftest import Clients, Terraform
 
-pytestmark = pytest.mark.terraform
+# The first test pays for the applies, on a machine that may be busy.
+pytestmark = [pytest.mark.terraform, pytest.mark.timeout(900)]
 
 DEFAULT = "sluice-local-worker-default"
 
@@ -89,6 +90,14 @@ def test_bad_numbers_of_workers_are_refused_in_words(terraform: Terraform) -> No
     assert "workers must be whole numbers from 0 up" in words and "default = -1" in words
     assert "workers above the pool's max_workers" in words and "cpu = 99 of 3" in words
     assert "workers names a pool that does not exist: gpu. The pools are cpu, default." in words
+
+
+def test_from_one_to_a_hundred_workers_is_one_changed_resource(terraform: Terraform) -> None:
+    pools = (terraform.tree / "envs/local/workers.tfvars").read_text().partition("=")[2].strip()
+    assert "cpu     = { workers = 1, max_workers = 3," in pools
+    more = pools.replace("workers = 1, max_workers = 3,", "workers = 100, max_workers = 100,")
+    changes, _ = terraform.plan("workers", "-var", f"pools={more}")
+    assert changes == {'module.pool["cpu"].aws_autoscaling_group.this': ["update"]}
 
 
 def test_a_bump_of_workers_changes_one_resource_and_launches(terraform: Terraform, clients: Clients) -> None:

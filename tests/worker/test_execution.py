@@ -19,8 +19,8 @@ PIPELINE = """
 
     KEPT = []
 
-    def write(name, **values):
-        fd = os.open(os.path.join(os.environ["OUT"], name), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    def write(file, **values):
+        fd = os.open(os.path.join(os.environ["OUT"], file), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         os.write(fd, (json.dumps({"pid": os.getpid(), **values}) + "\\n").encode())
         os.close(fd)
 
@@ -102,7 +102,6 @@ PIPELINE = """
     def called(name):
         def call(context, error):
             write("called", name=name, task=context.task_id, attempt=context.attempt, error=error)
-
         return call
 
     options = {f"on_{name}": called(name) for name in ("success", "failure", "retry")}
@@ -228,7 +227,8 @@ def test_a_large_value_goes_through_storage_and_a_larger_one_fails_clearly(fleet
 def test_callbacks_are_called_for_how_it_ended(fleet: Fleet) -> None:
     run = fleet.run("callbacks")
     assert over(fleet, run) == "failed"
-    fleet.wait(lambda: len(fleet.out("called")) == 4, 60, dispatching=True)
+    fleet.wait(lambda: fleet.task(run, "@on_failure") in ("success", "failed"), 60, dispatching=True)
+    assert fleet.task(run, "@on_failure", "error") is None
     calls = {(c["name"], c["task"], c["attempt"], c["error"]) for c in fleet.out("called")}
     assert calls == {
         ("retry", "flaky", 1, "ValueError: once"),

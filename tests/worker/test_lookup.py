@@ -29,6 +29,7 @@ PIPELINE = """
         subprocess.run(["echo", "child", db.url()], check=True)
         lake = connection("lake")
         print("lake", lake.password, lake.host)
+        print("of the header:", variable("header").split()[1])
         found = {
             "password": db.password, "host": db.host, "lake": lake.password,
             "limits": variable("limits"), "default": variable("nothing", 7),
@@ -86,13 +87,15 @@ def test_a_task_uses_what_it_asks_for_and_its_log_does_not_show_it(fleet: Fleet)
     # Given a password by reference, one that is stored, one that is nowhere, and a worker with one slot
     secret = fleet.directory / "password"
     secret.write_text("s3cret/by-reference\n")
+    token = fleet.directory / "token"
+    token.write_text("t0ken-of-the-api")
     wanted = Objects(
         connection={
             "warehouse": {"type": "postgresql", "host": "db", "login": "etl", "password": f"${{file:{secret}}}"},
             "lake": {"url": Secret("postgresql://reader:hunter22@lake/db")},
             "gone": {"type": "http", "password": "${env:NOT_SET_ANYWHERE}"},
         },
-        variable={"limits": {"rows": 5}},
+        variable={"limits": {"rows": 5}, "header": f"Bearer ${{file:{token}}}"},
     )
     with fleet.engine.begin() as c:
         apply(wanted, c, Cipher(KEY), source="test.yaml", who="test")
@@ -126,7 +129,7 @@ def test_a_task_uses_what_it_asks_for_and_its_log_does_not_show_it(fleet: Fleet)
         lambda: "refused: variable 'limits' was asked for in a process that the task forked" in log("forked"), 60
     )
     everything = "".join(p.read_text(errors="replace") for p in Path(f"{fleet.directory}/storage").rglob("*.log"))
-    for text in ("s3cret", "hunter22", "by-reference"):
+    for text in ("s3cret", "hunter22", "t0ken", "by-reference"):
         assert text not in everything
     assert "hunter22" not in "".join(p.read_text() for p in fleet.directory.glob("*.log"))
 

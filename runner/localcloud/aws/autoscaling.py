@@ -117,14 +117,16 @@ class Api(AutoScalingResponse):
         return EmptyResult()
 
     def set_instance_protection(self) -> ActionResult:
-        """Checks the ids and, as AWS documents, refuses more than 50 of them."""
+        """Checks the ids, refuses more than 50 of them, and lets a scale-in go on that waited for this, as on AWS."""
         wanted, group = self._get_param("InstanceIds", []), self._group()
         if len(wanted) > 50:
             raise ValidationError("The number of instance IDs must not exceed 50.")
         unknown = set(wanted) - {m.instance_id for m in group.instance_states}
         if unknown:
             raise ValidationError(f"The instance {min(unknown)} is not part of Auto Scaling group {group.name}.")
-        return super().set_instance_protection()
+        result = super().set_instance_protection()
+        group.reconcile()
+        return result
 
     # -- hooks ----------------------------------------------------------------------------------
 

@@ -223,7 +223,7 @@ class Group(models.FakeAutoScalingGroup):
     def _leave_target_groups(self, member: Member) -> None:
         known = self.autoscaling_backend.elbv2_backend.target_groups
         for arn in self.target_group_arns:
-            if arn in known:
+            if arn in known and member.instance_id in known[arn].targets:  # it leaves when its drain begins
                 known[arn].deregister([{"Id": member.instance_id}])
 
     def _log(self, description: str, cause: str, status: str = "Successful") -> models.Activity:

@@ -1,15 +1,18 @@
 """Security group rules and launch templates that Terraform can read back as it wrote them.
 
-Stock moto 5.2.1 keeps the description of a rule whose source is a security group but never returns it;
+Stock moto 5.2.1 keeps the description of a rule whose source is a security group or a prefix list but never returns it;
 mixes a launch template's own tags into its data, where they leak into the next plan; and stores the user
 data of a template's later versions as a plain string, on which launching an instance then fails. It also
-creates later versions from their own data alone, where AWS starts from the source version.
+creates later versions from their own data alone, where AWS starts from the source version. MonitorInstances and
+UnmonitorInstances are missing.
 """
 
 from __future__ import annotations
 
+from moto.core.responses import ActionResult
 from moto.ec2.models.launch_templates import LaunchTemplate
 from moto.ec2.models.security_groups import SecurityGroupRule
+from moto.ec2.responses import EC2Response
 from moto.ec2.responses.launch_templates import LaunchTemplates
 from moto.ec2.utils import parse_user_data
 
@@ -19,13 +22,27 @@ _stock_create_version = LaunchTemplates.create_launch_template_version
 
 def install() -> None:
     SecurityGroupRule.description = property(rule_description)
+    EC2Response.monitor_instances = set_monitoring("enabled")
+    EC2Response.unmonitor_instances = set_monitoring("disabled")
     LaunchTemplate.__init__ = init_template
     LaunchTemplates.create_launch_template_version = create_launch_template_version
 
 
+def set_monitoring(state: str):
+    def answer(self):
+        instances = self.ec2_backend.get_multi_instances_by_id(self._get_param("InstanceIds", []))
+        for instance in instances:
+            instance.monitoring_state = state
+        return ActionResult(
+            {"InstanceMonitorings": [{"InstanceId": i.id, "Monitoring": {"State": state}} for i in instances]}
+        )
+
+    return answer
+
+
 def rule_description(rule) -> str | None:
-    for source in (rule.ip_range, rule.source_group):
-        if source.get("Description"):
+    for source in (rule.ip_range, rule.source_group, rule.prefix_list_id):
+        if isinstance(source, dict) and source.get("Description"):
             return source["Description"]
     return None
 

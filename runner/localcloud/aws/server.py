@@ -30,17 +30,18 @@ def serve(port: int, *, log: Path | None = None, clock_rate: float = 1.0) -> Non
     # Nothing here needs an orderly end, and a drill may well hold a request open.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     os.environ["MOTO_PORT"] = str(port)
+    os.environ["MOTO_IAM_LOAD_MANAGED_POLICIES"] = "true"  # AWS's own are there to be attached, as on AWS
 
     from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
     from werkzeug.serving import WSGIRequestHandler, run_simple
 
-    from runner.localcloud.aws import autoscaling, ec2, elasticache, iam, rds, s3
+    from runner.localcloud.aws import autoscaling, ec2, elasticache, iam, rds, route53, s3, sqs
 
-    for service in (ec2, elasticache, iam, rds, s3):
+    for service in (ec2, elasticache, iam, rds, route53, s3, sqs):
         service.install()
     autoscaling.install(clock_rate)
 
-    app: App = not_implemented_is_final(DomainDispatcherApplication(create_backend_app))
+    app: App = one_at_a_time(not_implemented_is_final(DomainDispatcherApplication(create_backend_app)))
     if log:
         app = logged(app, log)
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
@@ -56,6 +57,22 @@ def answers_ready(app: App) -> App:
             return app(environ, start_response)
         start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "2")])
         return [b"ok"]
+
+    return wrapped
+
+
+def one_at_a_time(app: App) -> App:
+    """Let no two requests into moto at once: it locks nothing, and iterates over what another thread changes.
+
+    But for SQS, where a request may wait for a message for 20 seconds.
+    """
+    lock = threading.Lock()
+
+    def wrapped(environ: Environ, start_response: Any) -> Iterable[bytes]:
+        if _service(environ) == "sqs":
+            return app(environ, start_response)
+        with lock:
+            return app(environ, start_response)
 
     return wrapped
 

@@ -257,8 +257,7 @@ def mark(
 # Teardown tasks stay: what was set up is to be removed also now.
 _END = text(f"""
 WITH ended AS (
-    UPDATE task_instance t SET state = CASE WHEN leaf THEN 'failed' ELSE 'skipped' END, ended_at = now(),
-        error = :why, available_at = NULL
+    UPDATE task_instance t SET state = 'failed', ended_at = now(), error = :why, available_at = NULL
     WHERE run_id = :run AND state NOT IN {FINISHED} AND state <> 'running' AND trigger_rule <> 'teardown'
       AND kind <> 'callback' AND NOT {_ITEMS_RUN}
     RETURNING id, run_id, state

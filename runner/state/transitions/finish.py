@@ -72,7 +72,7 @@ WITH outcome AS (
             ELSE e.as END,
         tries = CASE WHEN e.ordered = 'restart' THEN 0 ELSE t.tries + (e.result IN ('failed', 'success'))::int END,
         interruptions = CASE WHEN e.ordered = 'restart' THEN 0
-                        ELSE t.interruptions + (e.result = 'interrupted')::int END,
+                        ELSE t.interruptions + (e.as = 'interrupted')::int END,
         available_at = CASE WHEN e.as = 'deferred' OR (e.as = 'retry' AND e.wait > 0)
                        THEN now() + make_interval(secs => e.wait) END,
         waiting_since = CASE e.as WHEN 'deferred' THEN coalesce(t.waiting_since, t.started_at)

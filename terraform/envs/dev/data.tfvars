@@ -1,2 +1,3 @@
 deletion_protection = false
 log_days            = 14
+access_log_days     = 14

@@ -1,2 +1,3 @@
-zones        = 2
-nat_gateways = "one"
+zones         = 2
+nat_gateways  = "one"
+flow_log_days = 7

@@ -1,1 +1,2 @@
 load_balancer = false
+private_dns   = false

@@ -1,1 +1,2 @@
 deletion_protection = false
+access_log_days     = 0

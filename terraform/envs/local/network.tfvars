@@ -1,2 +1,4 @@
-zones        = 2
-nat_gateways = "one"
+zones         = 2
+nat_gateways  = "one"
+flow_log_days = 0
+dns_hostnames = false

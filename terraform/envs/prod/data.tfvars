@@ -11,4 +11,5 @@ broker = {
   replicas  = 2
 }
 
-log_days = 365
+log_days        = 365
+access_log_days = 365

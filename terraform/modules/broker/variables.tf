@@ -6,6 +6,11 @@ variable "name" {
 variable "node_type" {
   description = "ElastiCache node type."
   type        = string
+
+  validation {
+    condition     = startswith(var.node_type, "cache.")
+    error_message = "node_type is \"${var.node_type}\"; ElastiCache types start with cache., such as cache.t4g.small."
+  }
 }
 
 variable "replicas" {

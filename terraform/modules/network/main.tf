@@ -2,7 +2,14 @@
 # the engines. A tier has one subnet in each zone.
 
 data "aws_availability_zones" "available" {
+  # checkov:skip=CKV_AWS_394:the first two or three are taken, so a new zone changes nothing
   state = "available"
+
+  # No local zones, which an account may have opted in to.
+  filter {
+    name   = "zone-type"
+    values = ["availability-zone"]
+  }
 }
 
 locals {
@@ -11,10 +18,11 @@ locals {
   nat_zones = var.nat_gateways == "one" ? slice(local.zones, 0, 1) : local.zones
 }
 
-# No DNS hostnames: only public names and private interface endpoints need them, and there are none.
 resource "aws_vpc" "this" {
-  cidr_block = var.cidr
-  tags       = { Name = var.name }
+  # checkov:skip=CKV2_AWS_11:modules/flow-logs does it, where the environment keeps them
+  cidr_block           = var.cidr
+  enable_dns_hostnames = var.dns_hostnames
+  tags                 = { Name = var.name }
 }
 
 # Nothing uses the default group; left alone it would let everything in it talk to everything else in it.

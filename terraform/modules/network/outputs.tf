@@ -3,6 +3,11 @@ output "vpc_id" {
   value       = aws_vpc.this.id
 }
 
+output "zones" {
+  description = "The availability zones in use, in the order of the subnets."
+  value       = local.zones
+}
+
 output "private_subnet_ids" {
   description = "Subnets for nodes, in zone order; their way out is NAT."
   value       = [for zone in local.zones : aws_subnet.private[zone].id]

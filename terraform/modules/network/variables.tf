@@ -28,6 +28,11 @@ variable "zones" {
   }
 }
 
+variable "dns_hostnames" {
+  description = "Whether interface endpoints and private zones can answer in the VPC."
+  type        = bool
+}
+
 variable "nat_gateways" {
   description = "\"one\" (cheap; its zone's failure cuts the others off the internet) or \"one-per-zone\"."
   type        = string

@@ -20,21 +20,6 @@ locals {
     SLUICE_DRAIN_SECONDS   = var.drain_seconds
   }
 
-  user_data = {
-    write_files = [
-      {
-        path    = "/etc/sluice/node.env"
-        content = join("", [for key, value in local.node_env : "${key}=${value}\n"])
-      },
-      {
-        path        = "/opt/sluice/boot"
-        permissions = "0755"
-        content     = file("${path.module}/boot.sh")
-      },
-    ]
-    runcmd = [["/opt/sluice/boot"]]
-  }
-
   tags = merge(
     { Name = var.name, Env = var.env, Role = var.role },
     var.pool != "" ? { Pool = var.pool } : {},
@@ -54,18 +39,24 @@ locals {
   }
 }
 
+module "boot" {
+  source   = "../boot"
+  settings = local.node_env
+}
+
 data "aws_ssm_parameter" "newest_image" {
   count = var.image_id == "" ? 1 : 0
   name  = "/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-x86_64"
 }
 
 resource "aws_launch_template" "this" {
+  # checkov:skip=CKV_AWS_341:one hop, and two only where tasks in containers need the node's credentials
   name                   = var.name
   image_id               = var.image_id != "" ? var.image_id : data.aws_ssm_parameter.newest_image[0].insecure_value
   instance_type          = var.instance_types[0]
   vpc_security_group_ids = [var.security_group_id]
   update_default_version = true
-  user_data              = base64encode("#cloud-config\n${yamlencode(local.user_data)}")
+  user_data              = base64encode(module.boot.user_data)
 
   iam_instance_profile {
     name = var.instance_profile_name
@@ -74,7 +65,7 @@ resource "aws_launch_template" "this" {
   metadata_options {
     http_endpoint               = "enabled"
     http_tokens                 = "required" # IMDSv2 only
-    http_put_response_hop_limit = 1
+    http_put_response_hop_limit = var.container_credentials ? 2 : 1
     instance_metadata_tags      = "enabled" # the release is read from there
   }
 
@@ -119,8 +110,9 @@ resource "aws_autoscaling_group" "this" {
 
   mixed_instances_policy {
     instances_distribution {
-      on_demand_percentage_above_base_capacity = 100
+      on_demand_percentage_above_base_capacity = 100 - var.spot_percent
       on_demand_allocation_strategy            = "prioritized"
+      spot_allocation_strategy                 = "price-capacity-optimized"
     }
 
     launch_template {

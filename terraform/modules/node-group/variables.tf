@@ -59,11 +59,38 @@ variable "buckets" {
 variable "min_size" {
   description = "Fewest instances. Raising it launches at once; lowering it terminates none."
   type        = number
+
+  validation {
+    condition     = var.min_size >= 0 && floor(var.min_size) == var.min_size
+    error_message = "min_size is ${var.min_size}; it must be a whole number from 0 up."
+  }
 }
 
 variable "max_size" {
   description = "Most instances, the one or more that a rollout launches first included."
   type        = number
+
+  validation {
+    condition     = var.max_size > var.min_size
+    error_message = "max_size is ${var.max_size}; it must be above min_size, which is ${var.min_size}, or no rollout has room."
+  }
+}
+
+variable "spot_percent" {
+  description = "Share of spot instances, 0 to 100; a spot instance is drained on AWS's two minutes' notice."
+  type        = number
+  default     = 0
+
+  validation {
+    condition     = var.spot_percent >= 0 && var.spot_percent <= 100
+    error_message = "spot_percent is ${var.spot_percent}; it must be between 0 and 100."
+  }
+}
+
+variable "container_credentials" {
+  description = "Whether tasks in containers may ask the metadata service for the node's credentials (a second network hop)."
+  type        = bool
+  default     = false
 }
 
 variable "subnet_ids" {
@@ -89,6 +116,11 @@ variable "instance_profile_arn" {
 variable "instance_types" {
   description = "Instance types, the preferred one first."
   type        = list(string)
+
+  validation {
+    condition     = length(var.instance_types) > 0 && length(distinct(var.instance_types)) == length(var.instance_types)
+    error_message = "instance_types must name at least one type, and none twice: ${join(", ", var.instance_types)}."
+  }
 }
 
 variable "image_id" {
@@ -116,6 +148,11 @@ variable "boot_seconds" {
 variable "drain_seconds" {
   description = "How long a drain may wait for running tasks."
   type        = number
+
+  validation {
+    condition     = var.drain_seconds >= 1 && var.drain_seconds <= 144000
+    error_message = "drain_seconds is ${var.drain_seconds}; it must be between 1 and 144000 (40 hours): a lifecycle hook holds an instance for 48 hours at most."
+  }
 }
 
 variable "protect_from_scale_in" {

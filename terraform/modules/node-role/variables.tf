@@ -38,6 +38,12 @@ variable "kms_key_arn" {
   type        = string
 }
 
+variable "permissions_boundary_arn" {
+  description = "Policy that bounds the role; null for none."
+  type        = string
+  default     = null
+}
+
 variable "drives_rollouts" {
   description = "Whether these nodes replace other nodes: true for schedulers."
   type        = bool

@@ -19,6 +19,7 @@ locals {
 }
 
 resource "aws_security_group" "role" {
+  # checkov:skip=CKV2_AWS_5:they are for the nodes and engines of the other stacks
   for_each    = local.roles
   name        = "${var.name}-${each.key}"
   description = each.value

@@ -16,6 +16,8 @@ module "scheduler_role" {
   buckets         = local.buckets
   secret_arns     = local.secret_arns
   kms_key_arn     = local.kms_key_arn
+
+  permissions_boundary_arn = var.permissions_boundary_arn
 }
 
 module "web_role" {
@@ -28,6 +30,8 @@ module "web_role" {
   buckets     = local.buckets
   secret_arns = local.secret_arns
   kms_key_arn = local.kms_key_arn
+
+  permissions_boundary_arn = var.permissions_boundary_arn
 }
 
 module "load_balancer" {
@@ -39,7 +43,20 @@ module "load_balancer" {
   security_group_id   = local.network.security_group_ids.load-balancer
   certificate_arn     = var.certificate_arn
   health_path         = "/health"
+  access_logs_bucket  = try(local.data.access_logs_bucket, null)
   deletion_protection = var.deletion_protection
+}
+
+# Engines given by URL are named by whoever runs them.
+module "private_dns" {
+  source = "../../modules/private-dns"
+  count  = var.private_dns ? 1 : 0
+  zone   = "${local.name}.internal"
+  vpc_id = local.network.vpc_id
+  names = merge(
+    var.engines == null ? { database = local.data.database_address, broker = local.data.broker_address } : {},
+    var.load_balancer ? { web = module.load_balancer[0].dns_name } : {},
+  )
 }
 
 # One instance above the size that is wanted: a rollout launches the new one before it drains the old.

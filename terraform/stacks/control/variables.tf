@@ -28,6 +28,17 @@ variable "state_bucket" {
   type        = string
 }
 
+variable "permissions_boundary_arn" {
+  description = "IAM policy that bounds every role made here, whatever its own policies say; null for none."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = var.permissions_boundary_arn == null || can(regex("^arn:[^:]+:iam::([0-9]{12}|aws):policy/", var.permissions_boundary_arn))
+    error_message = "permissions_boundary_arn is \"${coalesce(var.permissions_boundary_arn, "null")}\"; it must be the ARN of an IAM policy, such as arn:aws:iam::123456789012:policy/boundary."
+  }
+}
+
 variable "engines" {
   description = "Database and broker that exist outside the data stack, with any login in the URL; null: the data stack's."
   type        = object({ database_url = string, broker_url = string })
@@ -66,8 +77,8 @@ variable "schedulers" {
   default = {}
 
   validation {
-    condition     = var.schedulers.nodes >= 1 && length(var.schedulers.instance_types) > 0
-    error_message = "schedulers: at least one node (it has ${var.schedulers.nodes}) and one instance type."
+    condition     = var.schedulers.nodes >= 2 && length(var.schedulers.instance_types) > 0
+    error_message = "schedulers: at least two nodes (it has ${var.schedulers.nodes}), or one failure stops every schedule, and one instance type."
   }
 }
 
@@ -100,6 +111,12 @@ variable "certificate_arn" {
     condition     = !var.load_balancer || startswith(var.certificate_arn, "arn:")
     error_message = "load_balancer needs certificate_arn, the ARN of an ACM certificate for the name people will type."
   }
+}
+
+variable "private_dns" {
+  description = "Whether database, broker and web get names in sluice-<env>.internal, which only the VPC resolves."
+  type        = bool
+  default     = true
 }
 
 variable "deletion_protection" {

@@ -1,8 +1,7 @@
 terraform {
   required_version = ">= 1.10"
 
-  # The provider is pinned here and not by a lock file: a lock file lists the hashes of one source only, and
-  # this tree is applied from the registry as well as from mirrors.
+  # The lock beside this file pins the very package; `make lock-providers` renews it for every platform.
   required_providers {
     aws = {
       source  = "hashicorp/aws"

@@ -13,10 +13,50 @@ data "terraform_remote_state" "network" {
 locals {
   name    = "sluice-${var.env}"
   network = data.terraform_remote_state.network.outputs
+
+  # An object, because a plan must know whether there is one before it knows its name.
+  access_logs = var.access_log_days > 0 ? { bucket = module.access_logs[0].name } : null
+}
+
+data "aws_partition" "this" {}
+
+# The account's own policies say who may use the key; alarms and events may, for their topic and queue.
+data "aws_iam_policy_document" "key" {
+  # checkov:skip=CKV_AWS_109:in a key's policy "*" is this key, and the account must be able to administer it
+  # checkov:skip=CKV_AWS_111:as above
+  # checkov:skip=CKV_AWS_356:as above
+  statement {
+    sid       = "Account"
+    actions   = ["kms:*"]
+    resources = ["*"]
+
+    principals {
+      type        = "AWS"
+      identifiers = ["arn:${data.aws_partition.this.partition}:iam::${var.account_id}:root"]
+    }
+  }
+
+  statement {
+    sid       = "AlarmsAndEvents"
+    actions   = ["kms:Decrypt", "kms:GenerateDataKey*"]
+    resources = ["*"]
+
+    principals {
+      type        = "Service"
+      identifiers = ["cloudwatch.amazonaws.com", "events.amazonaws.com"]
+    }
+
+    condition {
+      test     = "StringEquals"
+      variable = "aws:SourceAccount"
+      values   = [var.account_id]
+    }
+  }
 }
 
 resource "aws_kms_key" "data" {
   description             = "Data of ${local.name}"
+  policy                  = data.aws_iam_policy_document.key.json
   enable_key_rotation     = true
   deletion_window_in_days = var.deletion_protection ? 30 : 7
 }
@@ -38,6 +78,8 @@ module "database" {
   subnet_ids          = local.network.data_subnet_ids
   security_group_id   = local.network.security_group_ids.database
   kms_key_arn         = aws_kms_key.data.arn
+
+  permissions_boundary_arn = var.permissions_boundary_arn
 }
 
 module "broker" {
@@ -51,18 +93,36 @@ module "broker" {
   kms_key_arn         = aws_kms_key.data.arn
 }
 
+# Who read and wrote what, and who asked the web for what.
+module "access_logs" {
+  source        = "../../modules/bucket"
+  count         = var.access_log_days > 0 ? 1 : 0
+  name          = "${local.name}-access-${var.account_id}"
+  kms_key_arn   = null
+  account_id    = var.account_id
+  force_destroy = !var.deletion_protection
+  expire_days   = { "s3/" = var.access_log_days, "web/" = var.access_log_days }
+  log_writers = {
+    "s3/"  = "logging.s3.amazonaws.com"
+    "web/" = "logdelivery.elasticloadbalancing.amazonaws.com"
+  }
+}
+
 # Releases and bundles: small, and a rollback may need an old one.
 module "artifacts" {
   source        = "../../modules/bucket"
   name          = "${local.name}-artifacts-${var.account_id}"
   kms_key_arn   = aws_kms_key.data.arn
   force_destroy = !var.deletion_protection
+  access_logs   = local.access_logs
 }
 
 module "storage" {
-  source        = "../../modules/bucket"
-  name          = "${local.name}-storage-${var.account_id}"
-  kms_key_arn   = aws_kms_key.data.arn
-  force_destroy = !var.deletion_protection
-  expire_days   = { "logs/" = var.log_days }
+  source          = "../../modules/bucket"
+  name            = "${local.name}-storage-${var.account_id}"
+  kms_key_arn     = aws_kms_key.data.arn
+  force_destroy   = !var.deletion_protection
+  expire_days     = { for prefix, days in { "logs/" = var.log_days, "files/" = var.file_days } : prefix => days if days > 0 }
+  infrequent_days = var.log_days > 60 ? { "logs/" = 30 } : {}
+  access_logs     = local.access_logs
 }

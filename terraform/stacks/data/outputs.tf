@@ -1,3 +1,23 @@
+output "database_id" {
+  description = "Identifier of the database instance."
+  value       = module.database.id
+}
+
+output "database_address" {
+  description = "Host name of the database."
+  value       = module.database.address
+}
+
+output "broker_members" {
+  description = "Names of the broker's nodes."
+  value       = module.broker.members
+}
+
+output "broker_address" {
+  description = "Host name of the broker's primary."
+  value       = module.broker.address
+}
+
 output "database_url" {
   description = "PostgreSQL without user and password, TLS only."
   value       = module.database.url
@@ -26,6 +46,11 @@ output "artifacts_url" {
 output "storage_url" {
   description = "Where logs/ and files/ are kept."
   value       = module.storage.url
+}
+
+output "access_logs_bucket" {
+  description = "Bucket for access logs; null where none are kept."
+  value       = one(module.access_logs[*].name)
 }
 
 output "kms_key_arn" {

@@ -28,6 +28,17 @@ variable "state_bucket" {
   type        = string
 }
 
+variable "permissions_boundary_arn" {
+  description = "IAM policy that bounds every role made here, whatever its own policies say; null for none."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = var.permissions_boundary_arn == null || can(regex("^arn:[^:]+:iam::([0-9]{12}|aws):policy/", var.permissions_boundary_arn))
+    error_message = "permissions_boundary_arn is \"${coalesce(var.permissions_boundary_arn, "null")}\"; it must be the ARN of an IAM policy, such as arn:aws:iam::123456789012:policy/boundary."
+  }
+}
+
 variable "database" {
   description = <<-EOT
     instance_class: RDS instance class.
@@ -58,9 +69,36 @@ variable "broker" {
 }
 
 variable "log_days" {
-  description = "Days after which task logs go."
+  description = "Days after which task logs go; above 60, they move to cheaper storage after 30. 0 keeps them."
   type        = number
   default     = 90
+
+  validation {
+    condition     = var.log_days >= 0 && floor(var.log_days) == var.log_days
+    error_message = "log_days is ${var.log_days}; it must be whole days, or 0 to keep logs."
+  }
+}
+
+variable "file_days" {
+  description = "Days after which files that tasks handed on (files/) go; 0 keeps them."
+  type        = number
+  default     = 0
+
+  validation {
+    condition     = var.file_days >= 0 && floor(var.file_days) == var.file_days
+    error_message = "file_days is ${var.file_days}; it must be whole days, or 0 to keep files."
+  }
+}
+
+variable "access_log_days" {
+  description = "Days for which is kept who read and wrote what in the buckets, and who asked the web for what; 0 keeps no record."
+  type        = number
+  default     = 90
+
+  validation {
+    condition     = var.access_log_days >= 0 && floor(var.access_log_days) == var.access_log_days
+    error_message = "access_log_days is ${var.access_log_days}; it must be whole days, or 0 for no record."
+  }
 }
 
 variable "deletion_protection" {

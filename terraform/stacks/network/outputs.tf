@@ -3,6 +3,16 @@ output "vpc_id" {
   value       = module.network.vpc_id
 }
 
+output "cidr" {
+  description = "Address range of the VPC."
+  value       = var.cidr
+}
+
+output "zones" {
+  description = "Availability zones, in the order of the subnets."
+  value       = module.network.zones
+}
+
 output "private_subnet_ids" {
   description = "Subnets for nodes, in zone order."
   value       = module.network.private_subnet_ids

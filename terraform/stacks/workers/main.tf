@@ -12,8 +12,10 @@ module "role" {
   account_id  = var.account_id
   own_groups  = "sluice-${var.env}-worker-*"
   buckets     = local.buckets
-  secret_arns = compact([local.engines.database_secret_arn, local.engines.broker_secret_arn])
+  secret_arns = concat(compact([local.engines.database_secret_arn, local.engines.broker_secret_arn]), var.secret_arns)
   kms_key_arn = local.kms_key_arn
+
+  permissions_boundary_arn = var.permissions_boundary_arn
 }
 
 module "pool" {
@@ -39,6 +41,8 @@ module "pool" {
   instance_profile_name = module.role.instance_profile_name
   instance_profile_arn  = module.role.instance_profile_arn
   instance_types        = each.value.instance_types
+  spot_percent          = each.value.spot_percent
+  container_credentials = each.value.container_credentials
   image_id              = var.image_id
   volume_gb             = each.value.volume_gb
   release               = var.release

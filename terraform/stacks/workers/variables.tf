@@ -28,6 +28,17 @@ variable "state_bucket" {
   type        = string
 }
 
+variable "permissions_boundary_arn" {
+  description = "IAM policy that bounds every role made here, whatever its own policies say; null for none."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = var.permissions_boundary_arn == null || can(regex("^arn:[^:]+:iam::([0-9]{12}|aws):policy/", var.permissions_boundary_arn))
+    error_message = "permissions_boundary_arn is \"${coalesce(var.permissions_boundary_arn, "null")}\"; it must be the ARN of an IAM policy, such as arn:aws:iam::123456789012:policy/boundary."
+  }
+}
+
 variable "engines" {
   description = "Database and broker that exist outside the data stack, with any login in the URL; null: the data stack's."
   type        = object({ database_url = string, broker_url = string })
@@ -62,35 +73,66 @@ variable "pools" {
     Worker pools by name.
     workers: how many run at the least, and from the first apply on; `var.workers` overrides it.
     max_workers: most that may run, a rollout's surge aside.
+    scale_to_zero: whether `workers` may be 0; then nothing runs until a task asks for it.
     slots: tasks one worker runs at once.
-    queues: queues its workers consume.
+    queues: queues its workers consume; a queue is in one pool only.
     instance_types: the preferred one first.
+    spot_percent: share of spot instances, 0 to 100; they are drained on two minutes' notice.
     volume_gb: root volume in GiB.
     drain_seconds: how long a drain waits for running tasks; longer than the pool's longest task.
+    container_credentials: whether tasks in containers may have the node's credentials.
   EOT
   type = map(object({
-    workers        = optional(number, 2)
-    max_workers    = optional(number, 10)
-    slots          = optional(number, 4)
-    queues         = optional(list(string), ["default"])
-    instance_types = optional(list(string), ["m7i.large", "m6i.large"])
-    volume_gb      = optional(number, 50)
-    drain_seconds  = optional(number, 3600)
+    workers               = optional(number, 2)
+    max_workers           = optional(number, 10)
+    scale_to_zero         = optional(bool, false)
+    slots                 = optional(number, 4)
+    queues                = optional(list(string), ["default"])
+    instance_types        = optional(list(string), ["m7i.large", "m6i.large"])
+    spot_percent          = optional(number, 0)
+    volume_gb             = optional(number, 50)
+    drain_seconds         = optional(number, 3600)
+    container_credentials = optional(bool, false)
   }))
 
   validation {
     condition     = alltrue([for name in keys(var.pools) : can(regex("^[a-z][a-z0-9-]{0,19}$", name))])
-    error_message = "pools: a name is at most 20 lower-case letters, digits and dashes, a letter first."
+    error_message = "pools: a name is at most 20 lower-case letters, digits and dashes, a letter first; not ${join(", ", [for name in keys(var.pools) : "\"${name}\"" if !can(regex("^[a-z][a-z0-9-]{0,19}$", name))])}."
   }
 
   validation {
-    condition     = alltrue([for pool in values(var.pools) : pool.workers >= 0 && pool.workers <= pool.max_workers])
-    error_message = "pools: workers must be between 0 and max_workers: ${join(", ", [for name, pool in var.pools : "${name} has ${pool.workers} of ${pool.max_workers}"])}."
+    condition     = alltrue([for pool in values(var.pools) : pool.workers >= 0 && pool.workers <= pool.max_workers && floor(pool.workers) == pool.workers])
+    error_message = "pools: workers must be a whole number between 0 and max_workers: ${join(", ", [for name, pool in var.pools : "${name} has ${pool.workers} of ${pool.max_workers}"])}."
+  }
+
+  validation {
+    condition     = alltrue([for pool in values(var.pools) : pool.workers != 0 || pool.scale_to_zero])
+    error_message = "pools: ${join(", ", [for name, pool in var.pools : name if pool.workers == 0 && !pool.scale_to_zero])} has 0 workers; set scale_to_zero = true if that is meant."
   }
 
   validation {
     condition     = alltrue([for pool in values(var.pools) : pool.slots >= 1 && length(pool.queues) > 0 && length(pool.instance_types) > 0])
     error_message = "pools: a pool needs at least one slot, one queue and one instance type."
+  }
+
+  validation {
+    condition     = alltrue([for queue in flatten([for pool in values(var.pools) : pool.queues]) : can(regex("^[a-zA-Z0-9_.-]+$", queue))])
+    error_message = "pools: a queue's name is letters, digits, dots, dashes and underscores: ${join(", ", flatten([for pool in values(var.pools) : pool.queues]))}."
+  }
+
+  validation {
+    condition     = length(flatten([for pool in values(var.pools) : pool.queues])) == length(distinct(flatten([for pool in values(var.pools) : pool.queues])))
+    error_message = "pools: a queue is in one pool only, and once: ${join("; ", [for name, pool in var.pools : "${name} has ${join(", ", pool.queues)}"])}."
+  }
+
+  validation {
+    condition     = alltrue([for pool in values(var.pools) : pool.spot_percent >= 0 && pool.spot_percent <= 100])
+    error_message = "pools: spot_percent must be between 0 and 100: ${join(", ", [for name, pool in var.pools : "${name} has ${pool.spot_percent}"])}."
+  }
+
+  validation {
+    condition     = alltrue([for pool in values(var.pools) : pool.volume_gb >= 8 && pool.volume_gb <= 16384])
+    error_message = "pools: volume_gb must be between 8 and 16384: ${join(", ", [for name, pool in var.pools : "${name} has ${pool.volume_gb}"])}."
   }
 
   validation {
@@ -117,6 +159,22 @@ variable "workers" {
   validation {
     condition     = alltrue([for name, count in var.workers : count <= try(var.pools[name].max_workers, count)])
     error_message = "workers above the pool's max_workers: ${join(", ", [for name, count in var.workers : "${name} = ${count} of ${try(var.pools[name].max_workers, count)}"])}."
+  }
+
+  validation {
+    condition     = alltrue([for name, count in var.workers : count != 0 || try(var.pools[name].scale_to_zero, true)])
+    error_message = "workers: ${join(", ", [for name, count in var.workers : "${name} = ${count}"])}; a pool without scale_to_zero keeps at least one."
+  }
+}
+
+variable "secret_arns" {
+  description = "Further secrets that tasks may read, such as the warehouse's; encrypted with the data stack's key or AWS's own."
+  type        = list(string)
+  default     = []
+
+  validation {
+    condition     = alltrue([for arn in var.secret_arns : can(regex("^arn:[^:]+:secretsmanager:[^:*]+:[0-9]{12}:secret:[^*]+", arn))])
+    error_message = "secret_arns: each is the ARN of one secret: ${join(", ", var.secret_arns)}."
   }
 }
 

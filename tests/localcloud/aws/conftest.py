@@ -67,7 +67,7 @@ _numbers = itertools.count()
 @pytest.fixture
 def name() -> str:
     """A name nothing else in this server has."""
-    return f"t{next(_numbers)}"
+    return f"test{next(_numbers)}"
 
 
 @pytest.fixture(scope="session")

@@ -188,6 +188,15 @@ class TestCapacity:
         assert group.ids() == [kept]
         assert group.ec2_state(gone) == "terminated"
 
+    def test_a_scale_in_that_protection_held_back_goes_on_without_it(self, group: Group) -> None:
+        group.create(size=2, NewInstancesProtectedFromScaleIn=True)
+        group.set_desired(0)
+        assert group.states() == ["InService", "InService"]
+        group.asg.set_instance_protection(
+            AutoScalingGroupName=group.name, InstanceIds=group.ids(), ProtectedFromScaleIn=False
+        )
+        assert group.ids() == []
+
     def test_new_instances_are_protected_if_the_group_says_so(self, group: Group) -> None:
         group.create(size=1, NewInstancesProtectedFromScaleIn=True)
         group.set_desired(0)
@@ -280,6 +289,25 @@ class TestLaunchHook:
 
 
 class TestTerminateHook:
+    def test_an_instance_leaves_its_target_group_when_its_drain_begins_and_ends_when_it_is_over(
+        self, group: Group, clients: Clients, name: str
+    ) -> None:
+        elb = clients("elbv2")
+        vpc = group.ec2.describe_subnets(SubnetIds=group.subnets)["Subnets"][0]["VpcId"]
+        made = elb.create_target_group(Name=name, Protocol="HTTP", Port=80, VpcId=vpc)
+        target = made["TargetGroups"][0]["TargetGroupArn"]
+
+        def targets() -> int:
+            return len(elb.describe_target_health(TargetGroupArn=target)["TargetHealthDescriptions"])
+
+        group.create(size=1, TargetGroupARNs=[target], LifecycleHookSpecificationList=[hook(TERMINATING)])
+        (instance,) = group.ids()
+        assert targets() == 1
+        group.terminate(instance, decrement=True)
+        assert (group.states(), targets()) == (["Terminating:Wait"], 0)
+        group.complete(hook(TERMINATING)["LifecycleHookName"], instance, "CONTINUE")
+        assert group.ids() == [] and group.ec2_state(instance) == "terminated"
+
     @pytest.fixture
     def draining(self, group: Group) -> Group:
         group.create(size=1, LifecycleHookSpecificationList=[hook(TERMINATING)])

@@ -60,6 +60,56 @@ class TestS3:
         for writer in writers:
             writer.close()
 
+    def test_access_logs_need_a_statement_for_the_logging_service_whatever_else_the_policy_says(
+        self, clients: Clients, name: str
+    ) -> None:
+        s3, bucket, logs = clients("s3"), f"bucket-{name}", f"logs-{name}"
+        for each in (bucket, logs):
+            s3.create_bucket(Bucket=each)
+        tls_only = json.loads(deny(logs, {"Bool": {"aws:SecureTransport": "false"}}))
+        s3.put_bucket_policy(Bucket=logs, Policy=json.dumps(tls_only))
+        wanted = {"LoggingEnabled": {"TargetBucket": logs, "TargetPrefix": "a/"}}
+        with pytest.raises(ClientError):
+            s3.put_bucket_logging(Bucket=bucket, BucketLoggingStatus=wanted)
+        tls_only["Statement"].append(
+            {
+                "Effect": "Allow",
+                "Principal": {"Service": "logging.s3.amazonaws.com"},
+                "Action": "s3:PutObject",
+                "Resource": f"arn:aws:s3:::{logs}/*",
+            }
+        )
+        s3.put_bucket_policy(Bucket=logs, Policy=json.dumps(tls_only))
+        s3.put_bucket_logging(Bucket=bucket, BucketLoggingStatus=wanted)
+        assert s3.get_bucket_logging(Bucket=bucket)["LoggingEnabled"]["TargetBucket"] == logs
+
+
+class TestSqs:
+    def test_changing_an_attribute_leaves_the_others_and_redrive_policies_as_written(
+        self, clients: Clients, name: str
+    ) -> None:
+        sqs = clients("sqs")
+        dead = sqs.create_queue(QueueName=f"{name}-dead")["QueueUrl"]
+        target = sqs.get_queue_attributes(QueueUrl=dead, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+        redrive = f'{{"deadLetterTargetArn":"{target}","maxReceiveCount":3}}'
+        policy = deny(name, {"Bool": {"aws:SecureTransport": "false"}})
+        queue = sqs.create_queue(QueueName=name, Attributes={"Policy": policy, "RedrivePolicy": redrive})["QueueUrl"]
+        sqs.set_queue_attributes(QueueUrl=queue, Attributes={"VisibilityTimeout": "60"})
+        found = sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=["All"])["Attributes"]
+        assert (found["VisibilityTimeout"], found["RedrivePolicy"]) == ("60", redrive)
+        assert json.loads(found["Policy"]) == json.loads(policy)
+
+
+class TestRoute53:
+    def test_a_zone_made_with_a_vpc_is_private(self, clients: Clients, name: str) -> None:
+        route53 = clients("route53")
+        vpc = clients("ec2").create_vpc(CidrBlock="10.7.0.0/16")["Vpc"]["VpcId"]
+        in_vpc = {"VPCRegion": "us-east-1", "VPCId": vpc}
+        made = route53.create_hosted_zone(Name=f"{name}.internal", CallerReference=name, VPC=in_vpc)
+        assert made["HostedZone"]["Config"]["PrivateZone"] is True
+        public = route53.create_hosted_zone(Name=f"{name}.example", CallerReference=f"{name}-public")
+        assert public["HostedZone"]["Config"]["PrivateZone"] is False
+
 
 def deny(bucket: str, condition: dict[str, Any]) -> str:
     statement = {
@@ -73,6 +123,16 @@ def deny(bucket: str, condition: dict[str, Any]) -> str:
 
 
 class TestEc2:
+    def test_detailed_monitoring_can_be_switched(self, clients: Clients) -> None:
+        ec2 = clients("ec2")
+        made = ec2.run_instances(ImageId="ami-12c6146b", MinCount=1, MaxCount=1, InstanceType="t3.micro")
+        instance = made["Instances"][0]["InstanceId"]
+        for switch, state in ((ec2.monitor_instances, "enabled"), (ec2.unmonitor_instances, "disabled")):
+            switch(InstanceIds=[instance])
+            found = ec2.describe_instances(InstanceIds=[instance])["Reservations"][0]["Instances"][0]
+            assert found["Monitoring"]["State"] == state
+        ec2.terminate_instances(InstanceIds=[instance])
+
     def test_a_rule_between_groups_keeps_its_description(self, clients: Clients, name: str) -> None:
         ec2 = clients("ec2")
         vpc = ec2.create_vpc(CidrBlock="10.8.0.0/16")["Vpc"]["VpcId"]

@@ -1,0 +1,255 @@
+"""What a killed apply made and no state knows: found in its log, and taken in by the next plan.
+
+Terraform writes the remote state only every 20 seconds or so. What it made after the last write would be made once
+more by the next apply, or be in its way by its name. But its log says of each resource that it was begun, and of
+each that was done by which id; and what was only begun can be found by its name, if it has one that is its own.
+So the next plan imports them. Of an address that turns out not to exist, nothing is imported: it is made.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from runner.deployctl.messages import TerraformError, parse
+from runner.deployctl.run import OnMessage
+from runner.deployctl.terraform import Plan, Workspace
+
+# Types whose import id is not the id of the log, from their planned attributes.
+COMPOSED = {
+    "aws_autoscaling_lifecycle_hook": "{autoscaling_group_name}/{name}",
+    "aws_autoscaling_policy": "{autoscaling_group_name}/{name}",
+    "aws_autoscaling_schedule": "{autoscaling_group_name}/{scheduled_action_name}",
+    "aws_cloudwatch_event_target": "{rule}/{target_id}",
+    "aws_dms_endpoint": "{endpoint_id}",
+    "aws_dms_replication_instance": "{replication_instance_id}",
+    "aws_dms_replication_task": "{replication_task_id}",
+    "aws_dms_replication_subnet_group": "{replication_subnet_group_id}",
+    "aws_iam_role_policy_attachment": "{role}/{policy_arn}",
+    "aws_route": "{route_table_id}_{destination_cidr_block}",
+    "aws_route_table_association": "{subnet_id}/{route_table_id}",
+    "aws_volume_attachment": "{device_name}:{volume_id}:{instance_id}",
+}
+# Types whose name is their own in the account and their import id: they can be found though their id is not known.
+NAMED = {
+    "aws_autoscaling_group": "{name}",
+    "aws_cloudwatch_event_rule": "{name}",
+    "aws_cloudwatch_log_group": "{name}",
+    "aws_cloudwatch_metric_alarm": "{alarm_name}",
+    "aws_db_instance": "{identifier}",
+    "aws_db_parameter_group": "{name}",
+    "aws_db_subnet_group": "{name}",
+    "aws_elasticache_parameter_group": "{name}",
+    "aws_elasticache_replication_group": "{replication_group_id}",
+    "aws_elasticache_subnet_group": "{name}",
+    "aws_iam_instance_profile": "{name}",
+    "aws_iam_role": "{name}",
+    "aws_iam_role_policy": "{role}:{name}",
+    "aws_kms_alias": "{name}",
+    "aws_redshiftserverless_namespace": "{namespace_name}",
+    "aws_redshiftserverless_workgroup": "{workgroup_name}",
+    "aws_s3_bucket": "{bucket}",
+    "aws_ssm_parameter": "{name}",
+}
+# Types whose id is not their name, and that take their time to be made: service, call, its arguments, and the names
+# of the list in the answer ("": the answer itself), of the id and of the state in it.
+SEARCHED: dict[str, tuple[str, str, dict[str, Any], str, str, str]] = {
+    "aws_sqs_queue": ("sqs", "get_queue_url", {"QueueName": "{name}"}, "", "QueueUrl", ""),
+    "aws_lb": ("elbv2", "describe_load_balancers", {"Names": ["{name}"]}, "LoadBalancers", "LoadBalancerArn", ""),
+    "aws_nat_gateway": (
+        "ec2",
+        "describe_nat_gateways",
+        {"Filter": [{"Name": "subnet-id", "Values": ["{subnet_id}"]}]},
+        "NatGateways",
+        "NatGatewayId",
+        "State",
+    ),
+    "aws_vpc_endpoint": (
+        "ec2",
+        "describe_vpc_endpoints",
+        {
+            "Filters": [
+                {"Name": "vpc-id", "Values": ["{vpc_id}"]},
+                {"Name": "service-name", "Values": ["{service_name}"]},
+            ]
+        },
+        "VpcEndpoints",
+        "VpcEndpointId",
+        "State",
+    ),
+}
+_GONE = ("deleting", "deleted", "failed")
+# Takes a service's name and gives a client of it.
+Clients = Callable[[str], Any]
+
+
+@dataclass(frozen=True)
+class Made:
+    """A resource that an apply began to make; `id` is "" if its log does not say that it was done."""
+
+    address: str
+    type: str
+    id: str = ""
+
+
+def made(lines: Iterable[str]) -> list[Made]:
+    """What an apply's log says that it made, or began to. Pure."""
+    found: dict[str, Made] = {}
+    for line in lines:
+        message = parse(line)
+        if message is None or message.action != "create" or not message.address:
+            continue
+        hook = message.raw.get("hook", {})
+        kind = str(hook.get("resource", {}).get("resource_type", ""))
+        if message.kind == "apply_errored":
+            found.pop(message.address, None)
+        elif message.kind == "apply_start":
+            found[message.address] = Made(message.address, kind)
+        elif message.kind == "apply_complete" and hook.get("id_key") == "id":
+            found[message.address] = Made(message.address, kind, str(hook.get("id_value", "")))
+    return list(found.values())
+
+
+def begun(space: Workspace) -> list[Made]:
+    """What killed applies of this stack made or began to, each address once; its state may have it or not."""
+    lines = (row for log in space.abandoned_applies() for row in log.read_text(errors="replace").splitlines())
+    return [m for m in made(lines) if not m.type.startswith("terraform_")]  # those are in the state alone
+
+
+def orphans(space: Workspace) -> list[Made]:
+    """What killed applies of this stack made and its state does not have. Forgets logs that say nothing more."""
+    logs = space.abandoned_applies()
+    found = begun(space) if logs else []
+    if found:
+        known = {r.address for r in space.resources()}
+        found = [m for m in found if m.address not in known]
+    if not found:
+        space.forget(logs)
+    return found
+
+
+def plan(
+    space: Workspace,
+    found: Sequence[Made],
+    clients: Clients,
+    variables: Mapping[str, Any],
+    on_message: OnMessage | None = None,
+    *,
+    refresh: bool = True,
+) -> Plan:
+    """Plan with imports of all that killed applies made and that is there. Errors as Workspace.plan()."""
+    return _search(space, found, clients, variables, on_message, refresh=refresh)[0]
+
+
+def adopt(
+    space: Workspace,
+    found: Sequence[Made],
+    clients: Clients,
+    variables: Mapping[str, Any],
+    on_message: OnMessage | None = None,
+) -> None:
+    """Take all that killed applies made and that is there into the state, and do nothing else. Errors as apply()."""
+    plan, imports = _search(space, found, clients, variables, on_message, targets=[m.address for m in found])
+    if plan.summary.adds:  # what is not there is not to be made
+        plan.discard()
+        if not imports:
+            return
+        plan = space.plan(variables, on_message, imports=imports, targets=list(imports), details=False)
+    space.apply(plan, on_message)
+
+
+def _search(
+    space: Workspace,
+    found: Sequence[Made],
+    clients: Clients,
+    variables: Mapping[str, Any],
+    on_message: OnMessage | None,
+    *,
+    targets: Sequence[str] = (),
+    refresh: bool = True,
+) -> tuple[Plan, dict[str, str]]:
+    """A plan with all the imports that can be made, and these, by address."""
+    known = {r.id for r in space.resources()}
+    imports = {m.address: m.id for m in found if m.id and m.type not in COMPOSED}
+    tried: dict[str, str] = dict(imports)
+    while True:
+        try:
+            plan = space.plan(variables, on_message, imports=imports, targets=targets, refresh=refresh, details=False)
+        except TerraformError as e:
+            wrong = named(e, imports)
+            if not wrong:
+                raise
+            imports = {a: i for a, i in imports.items() if a not in wrong}
+            continue
+        # With the first ones in their place, the attributes by which the others are found are known.
+        more = {}
+        rest = [m for m in found if m.address not in tried]
+        values = _planned_values(space.show(plan.file)) if rest else {}
+        for m in rest:
+            import_id = find(m, values.get(m.address, {}), clients, known | set(imports.values()))
+            if import_id:
+                more[m.address] = import_id
+        if not more:
+            return plan, imports
+        plan.discard()
+        tried |= more
+        imports |= more
+
+
+def find(begun: Made, values: Mapping[str, Any], clients: Clients, taken: Iterable[str] = ()) -> str:
+    """The import id of a resource, from its planned attributes; "" if it cannot be told."""
+    template = COMPOSED.get(begun.type) or NAMED.get(begun.type, "")
+    if template:
+        return fill(template, values)
+    if begun.type not in SEARCHED:
+        return ""
+    service, call, arguments, listed, id_name, state = SEARCHED[begun.type]
+    filled = _fill_all(arguments, values)
+    if filled is None:
+        return ""
+    from botocore.exceptions import ClientError
+
+    try:
+        answer = getattr(clients(service), call)(**filled)
+    except ClientError:  # of a load balancer that is not there, AWS says so with an error
+        return ""
+    there = [
+        str(o[id_name]) for o in (answer[listed] if listed else [answer]) if str(o.get(state, "")).lower() not in _GONE
+    ]
+    free = [i for i in there if i not in taken]
+    return free[0] if len(free) == 1 else ""  # of two, neither is known to be ours
+
+
+def fill(template: str, values: Mapping[str, Any]) -> str:
+    """A template with the values in it; "" if one of them is not known."""
+    names = [name for _, name, _, _ in string.Formatter().parse(template) if name]
+    return template.format_map(values) if all(values.get(n) not in (None, "") for n in names) else ""
+
+
+def named(error: TerraformError, imports: Mapping[str, str]) -> set[str]:
+    """The imports that the errors of a run speak of."""
+    said = " ".join(f"{d.address} {d.summary} {d.detail}" for d in error.diagnostics)
+    # An address is not a part of another one, which would go on with a letter, a dot or a bracket.
+    return {a for a in imports if any(f"{a}{end}" in f"{said} " for end in ('"', " ", ",", "\n"))}
+
+
+def _planned_values(document: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The known attributes of what a plan would create, by address."""
+    return {
+        r["address"]: r["change"].get("after") or {}
+        for r in document.get("resource_changes", ())
+        if r["change"].get("actions") == ["create"]
+    }
+
+
+def _fill_all(value: Any, values: Mapping[str, Any]) -> Any:
+    """The same structure with all its templates filled; None if one cannot be."""
+    if isinstance(value, str):
+        return fill(value, values) if "{" in value else value
+    if isinstance(value, list):
+        filled = [_fill_all(v, values) for v in value]
+        return filled if all(filled) else None
+    found = {k: _fill_all(v, values) for k, v in value.items()}
+    return found if all(found.values()) else None

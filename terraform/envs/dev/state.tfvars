@@ -1,0 +1,1 @@
+# The bucket with the states, and who may reach it from outside.

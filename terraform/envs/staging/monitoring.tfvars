@@ -1,0 +1,1 @@
+host = { volume_gb = 50 }

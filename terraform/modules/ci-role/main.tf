@@ -1,0 +1,110 @@
+# What a CI job may do without any key of ours: its platform's token names repository and branch, AWS checks it, and
+# the job gets an hour as this role. It may read everything there is to plan, and put up releases and bundles.
+# To let it apply as well, name the policies that say what it may make.
+
+locals {
+  host       = trimprefix(var.issuer_url, "https://")
+  issuer_arn = var.issuer_arn != null ? var.issuer_arn : one(aws_iam_openid_connect_provider.this[*].arn)
+  bucket     = { for use, name in var.buckets : use => "arn:${data.aws_partition.this.partition}:s3:::${name}" }
+}
+
+data "aws_partition" "this" {}
+
+resource "aws_iam_openid_connect_provider" "this" {
+  count          = var.issuer_arn == null ? 1 : 0
+  url            = var.issuer_url
+  client_id_list = ["sts.amazonaws.com"]
+}
+
+data "aws_iam_policy_document" "assume" {
+  statement {
+    actions = ["sts:AssumeRoleWithWebIdentity"]
+
+    principals {
+      type        = "Federated"
+      identifiers = [local.issuer_arn]
+    }
+
+    condition {
+      test     = "StringEquals"
+      variable = "${local.host}:aud"
+      values   = ["sts.amazonaws.com"]
+    }
+
+    condition {
+      test     = "StringLike"
+      variable = "${local.host}:sub"
+      values   = var.subjects
+    }
+  }
+}
+
+data "aws_iam_policy_document" "ci" {
+  statement {
+    sid       = "ReadStates"
+    actions   = ["s3:ListBucket"]
+    resources = [local.bucket.state]
+  }
+
+  statement {
+    sid       = "ReadAndWriteStates"
+    actions   = ["s3:GetObject", "s3:PutObject"]
+    resources = ["${local.bucket.state}/${var.env}/*.tfstate"]
+  }
+
+  # Native locks are objects beside the states; giving one back deletes it.
+  statement {
+    sid       = "LockStates"
+    actions   = ["s3:GetObject", "s3:PutObject", "s3:DeleteObject"]
+    resources = ["${local.bucket.state}/${var.env}/*.tfstate.tflock"]
+  }
+
+  statement {
+    sid       = "PublishReleasesAndBundles"
+    actions   = ["s3:GetObject", "s3:PutObject", "s3:AbortMultipartUpload"]
+    resources = ["${local.bucket.artifacts}/releases/*", "${local.bucket.artifacts}/bundles/*"]
+  }
+
+  statement {
+    sid       = "ListArtifacts"
+    actions   = ["s3:ListBucket"]
+    resources = [local.bucket.artifacts]
+  }
+
+  statement {
+    sid       = "UseDataKey"
+    actions   = ["kms:Decrypt", "kms:GenerateDataKey"]
+    resources = ["arn:${data.aws_partition.this.partition}:kms:${var.region}:${var.account_id}:key/*"]
+
+    condition {
+      test     = "ForAnyValue:StringEquals"
+      variable = "kms:ResourceAliases"
+      values   = ["alias/sluice-${var.env}-data"]
+    }
+  }
+}
+
+resource "aws_iam_role" "ci" {
+  name                 = "sluice-${var.env}-ci"
+  assume_role_policy   = data.aws_iam_policy_document.assume.json
+  max_session_duration = 3600 # seconds
+  permissions_boundary = var.permissions_boundary_arn
+}
+
+resource "aws_iam_role_policy" "ci" {
+  name   = "ci"
+  role   = aws_iam_role.ci.id
+  policy = data.aws_iam_policy_document.ci.json
+}
+
+# AWS keeps this list of read-only actions up to date; it reads no secret's value and no object.
+resource "aws_iam_role_policy_attachment" "plan" {
+  role       = aws_iam_role.ci.name
+  policy_arn = "arn:${data.aws_partition.this.partition}:iam::aws:policy/job-function/ViewOnlyAccess"
+}
+
+resource "aws_iam_role_policy_attachment" "apply" {
+  for_each   = toset(var.apply_policy_arns)
+  role       = aws_iam_role.ci.name
+  policy_arn = each.key
+}

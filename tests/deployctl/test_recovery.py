@@ -1,0 +1,146 @@
+"""What a killed apply's log says, and how what it made is found again."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runner.deployctl import messages, planned, recovery, run, statefile, terraform
+from runner.deployctl.recovery import Made
+
+
+def line(kind: str, address: str, action: str = "create", made_id: str = "") -> str:
+    hook: dict[str, Any] = {"resource": {"addr": address, "resource_type": address.split(".")[-2]}, "action": action}
+    if made_id:
+        hook |= {"id_key": "id", "id_value": made_id}
+    return json.dumps({"@message": "m", "type": kind, "hook": hook})
+
+
+def test_what_was_done_has_its_id_and_what_was_begun_has_none() -> None:
+    found = recovery.made(
+        [
+            line("apply_start", "aws_vpc.a"),
+            line("apply_complete", "aws_vpc.a", made_id="vpc-1"),
+            line("apply_start", "module.db.aws_db_instance.b"),
+            line("apply_start", "aws_vpc.failed"),
+            line("apply_errored", "aws_vpc.failed"),
+            line("apply_start", "aws_vpc.gone", action="delete"),
+            line("apply_start", "aws_vpc.changed", action="update"),
+            '{"@message": "half a li',
+        ]
+    )
+    assert found == [Made("aws_vpc.a", "aws_vpc", "vpc-1"), Made("module.db.aws_db_instance.b", "aws_db_instance")]
+
+
+def test_a_state_is_read_with_modules_and_keys() -> None:
+    document = {
+        "resources": [
+            {"mode": "data", "type": "aws_ami", "name": "x", "instances": [{}]},
+            {
+                "mode": "managed",
+                "module": 'module.pool["cpu"]',
+                "type": "aws_subnet",
+                "name": "s",
+                "instances": [
+                    {"index_key": 0, "attributes": {"id": "subnet-1"}},
+                    {"index_key": "b", "attributes": {"id": "subnet-2"}},
+                    {"index_key": "b", "deposed": "abc", "attributes": {"id": "subnet-3"}},
+                ],
+            },
+        ]
+    }
+    assert statefile.resources(document) == [
+        statefile.Resource('module.pool["cpu"].aws_subnet.s[0]', "aws_subnet", "subnet-1"),
+        statefile.Resource('module.pool["cpu"].aws_subnet.s["b"]', "aws_subnet", "subnet-2"),
+    ]
+
+
+def test_a_name_or_several_attributes_make_an_import_id_once_they_are_known() -> None:
+    def no_clients(service: str) -> Any:
+        raise AssertionError(service)
+
+    association = Made("aws_route_table_association.a", "aws_route_table_association", "rtbassoc-1")
+    assert recovery.find(association, {"subnet_id": "s"}, no_clients) == ""
+    assert recovery.find(association, {"subnet_id": "s", "route_table_id": "r"}, no_clients) == "s/r"
+    assert recovery.find(Made("aws_db_instance.d", "aws_db_instance"), {"identifier": "main"}, no_clients) == "main"
+    assert recovery.find(Made("aws_vpc.v", "aws_vpc"), {"cidr_block": "10.0.0.0/16"}, no_clients) == ""
+
+
+def test_one_without_a_name_is_searched_and_taken_only_if_it_is_the_only_one() -> None:
+    class Ec2:
+        def describe_nat_gateways(self, Filter: list[dict[str, Any]]) -> dict[str, Any]:
+            assert Filter == [{"Name": "subnet-id", "Values": ["subnet-1"]}]
+            return {
+                "NatGateways": [
+                    {"NatGatewayId": "nat-1", "State": "deleted"},
+                    {"NatGatewayId": "nat-2", "State": "available"},
+                    {"NatGatewayId": "nat-3", "State": "pending"},
+                ]
+            }
+
+    begun = Made("aws_nat_gateway.n", "aws_nat_gateway")
+    values = {"subnet_id": "subnet-1"}
+    assert recovery.find(begun, values, lambda _service: Ec2(), taken=["nat-2"]) == "nat-3"
+    assert recovery.find(begun, values, lambda _service: Ec2()) == ""
+    assert recovery.find(begun, {}, lambda _service: Ec2()) == ""
+
+
+def test_an_error_names_the_imports_it_speaks_of() -> None:
+    error = messages.TerraformError("x")
+    detail = 'While attempting to import an existing object to "aws_a.b", the provider detected that no object exists'
+    error.diagnostics = (messages.Diagnostic("error", "Cannot import non-existent remote object", detail),)
+    assert recovery.named(error, {"aws_a.b": "1", "aws_a.bc": "2", "aws_a.b[0]": "3"}) == {"aws_a.b"}
+
+
+def test_an_import_in_a_plan_is_told_from_a_creation() -> None:
+    about = {"addr": "aws_vpc.a", "resource_type": "aws_vpc"}
+    change = {"resource": about, "action": "noop", "importing": {"id": "vpc-1"}}
+    summary = planned.from_stream([{"type": "planned_change", "change": change}])
+    assert summary.line() == "1 to take in" and summary.steps == 0 and not summary.empty
+    entry = {"address": "aws_vpc.a", "type": "aws_vpc", "change": {"actions": ["no-op"], "importing": {"id": "vpc-1"}}}
+    assert planned.from_show({"format_version": "1.2", "resource_changes": [entry]}) == summary
+    assert summary.as_json()["import"] == {"aws_vpc.a": "vpc-1"}
+
+
+def test_the_log_of_a_run_that_lives_is_told_from_one_that_was_killed(tmp_path: Path) -> None:
+    # Given a terraform that goes on although who started it is dead
+    script = (
+        "import sys; from pathlib import Path; from runner.deployctl import run\n"
+        "run.start(['sleep', '60'], cwd=Path('.'), environ={'PATH': '/usr/bin:/bin'}, log_folder=Path(sys.argv[1]),"
+        " name='apply', cancel=run.Cancel(), on_message=None)"
+    )
+    starter = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], cwd=Path(__file__).parents[2])
+    psutil = pytest.importorskip("psutil")
+    child = None
+    while child is None:
+        assert starter.poll() is None
+        child = next(iter(psutil.Process(starter.pid).children()), None)
+    (log,) = tmp_path.glob("apply-*.log")
+    starter.kill()
+    starter.wait()
+    assert not run.abandoned(log)
+    # When it is killed
+    child.kill()
+    psutil.wait_procs([child], timeout=30)
+    # Then its log is one of those to learn from
+    assert run.abandoned(log)
+    assert not run.abandoned(tmp_path / "not there")
+
+
+def test_import_blocks_stand_beside_the_code_and_are_gone_afterwards(tmp_path: Path) -> None:
+    source = tmp_path / "tree" / "stacks" / "one"
+    source.mkdir(parents=True)
+    (source.parent.parent / "modules").mkdir()
+    (source / "main.tf").write_text("# code")
+    space = terraform.Workspace(binary=Path("/bin/true"), source=source, data=tmp_path / "data")
+    with space._source_with({'aws_a.b["x"]': 'i"d${x}'}) as folder:
+        assert (folder / "main.tf").read_text() == "# code"
+        assert (folder / ".." / ".." / "modules").is_dir()
+        written = (folder / "sluice-imports.tf").read_text()
+        assert written == 'import {\n  to = aws_a.b["x"]\n  id = "i\\"d$${x}"\n}\n'
+    assert not folder.exists() and [p.name for p in source.iterdir()] == ["main.tf"]
