@@ -11,6 +11,7 @@ ARGS ?=
 ONLY ?=
 CHAOS_SCALE ?= 1
 SEED ?=
+JOBS ?= 3
 
 .PHONY: help setup lock demo demo-down test e2e bench chaos lint format lock-providers stack-docs plan apply destroy output drift roll clean
 
@@ -33,8 +34,8 @@ demo: $(STAMP) ## bring up a whole fleet on this machine, run pipelines, roll ev
 demo-down: $(STAMP) ## stop and remove what `make demo` left running
 	@$(BIN)/deployctl local down
 
-test: $(STAMP) ## all tests, on real engines
-	@$(BIN)/pytest $(ARGS)
+test: $(STAMP) ## [JOBS=3 ARGS=]: all tests, on real engines, so many files at a time
+	@$(BIN)/pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 e2e: $(STAMP) ## [ARGS="-k prod"]: environments from nothing and back (15 minutes), and real containers (root, podman)
 	@$(BIN)/pytest -m "e2e or podman" -s tests $(ARGS)

@@ -12,7 +12,13 @@ CHANNEL = "sluice"  # NOTIFY channel: there is work a scheduler should look at
 
 # Every statement of the hot path finds its rows through an index. A plan made once is right for good, and making it
 # takes longer than using it; what the planner believes of a table that has just begun to grow is wrong.
-HOT = "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c jit=off"
+# And a process that has stopped or cannot be reached in the middle of a transaction must not keep its locks: nobody
+# could hand on what it holds.
+HOT = (
+    "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c jit=off "
+    "-c idle_in_transaction_session_timeout=10000 -c tcp_user_timeout=10000 "
+    "-c tcp_keepalives_idle=5 -c tcp_keepalives_interval=2 -c tcp_keepalives_count=3"
+)
 
 
 def connect(

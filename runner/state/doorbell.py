@@ -53,6 +53,9 @@ def celery_app(broker_url: str) -> Celery:
             "socket_keepalive": True,
             "health_check_interval": 10,
             "retry_on_timeout": True,
+            # What was taken is the database's: nothing is to be put back when a connection breaks, and kombu's own
+            # attempt at that, on a connection that has broken, ends the worker.
+            "ack_emulation": False,
             # never reached by an early-acknowledged message; short would only re-send what is reserved
             "visibility_timeout": 86_400,
         },

@@ -30,8 +30,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from runner.authoring import DAG, Context, Defer, Skip
-from runner.authoring.lookup import providing
+from runner.authoring import DAG, Context, Defer, Skip, lookup
 from runner.worker.ask import Asker
 from runner.worker.fence import Deadline, die_with_parent, outlive_parent
 
@@ -113,6 +112,7 @@ def child(dags: dict[str, DAG], worker: socket.socket) -> None:
     tasks: list[dict[str, Any]] = []
     arrived = threading.Semaphore(0)
     asker = Asker(worker)
+    lookup.install(asker.ask)
 
     def listen() -> None:
         # The lease is renewed here while the main thread is busy with the task.
@@ -133,7 +133,7 @@ def child(dags: dict[str, DAG], worker: socket.socket) -> None:
         request = tasks.pop(0)
         running.set()
         deadline.arm(request["lease"])
-        with _output_to(request["log"]), providing(asker.ask):
+        with _output_to(request["log"]):
             answer = _run(dags, request)
         running.clear()
         deadline.disarm()

@@ -20,8 +20,9 @@ from runner.storage.logs import log_prefix
 from runner.worker.attempts import Attempt, Attempts
 from runner.worker.children import BundleBroken, ChildDied, Children, TaskTimeout
 from runner.worker.finish import Finisher
-from runner.worker.logs import LogShipper
+from runner.worker.logs import LogShipper, log_file
 from runner.worker.lookup import Lookup
+from runner.worker.mask import Mask
 from runner.worker.values import Values
 
 log = structlog.get_logger(__name__)
@@ -57,8 +58,8 @@ class Executor:
         self._lookup = lookup
         self._refused = refused
         self._queues = [*settings.queue_list, nodes.queue_of(settings.node_id)]
-        self._logs = settings.home / "log" / "tasks"
-        self._logs.mkdir(parents=True, exist_ok=True)
+        self.logs = settings.home / "log" / "tasks"
+        self.logs.mkdir(parents=True, exist_ok=True)
 
     def execute(self, task_instance: int, attempt_number: int) -> None:
         """Answer one message, then go on with whatever is due until there is nothing left for this slot.
@@ -124,7 +125,7 @@ class Executor:
     def _run(self, attempt: Attempt) -> Outcome:
         claim = attempt.claim
         prefix = log_prefix(claim.dag_id, str(claim.run_id), claim.task_id, claim.attempt, claim.map_index)
-        path = self._logs / f"{claim.token}.log"
+        path = log_file(self.logs, claim.task_instance, claim.attempt)
         self._shipper.follow(path, prefix)
         try:
             return self._run_in_child(attempt, path, prefix)
@@ -147,8 +148,7 @@ class Executor:
             attempt.child = child
             if attempt.abandoned or attempt.ending:  # between the claim and here
                 raise ChildDied(attempt.abandoned or "ended before its start", int(signal.SIGKILL))
-            mask = child.mask
-            self._shipper.mask(log_path, mask)
+            self._shipper.mask(log_path, child.mask)
             request = {
                 "context": self._context(claim, prefix).to_json(),
                 "inputs": inputs,
@@ -157,12 +157,25 @@ class Executor:
                 "log": str(log_path),
                 "lease": attempt.lease_until - time.monotonic(),
             }
-            answer = child.run(request, claim.timeout_seconds, lambda ask: self._lookup.answer(ask, mask))
+            answer = child.run(request, claim.timeout_seconds, self._answer_to(child.mask, log_path))
         if answer.get("error"):
-            answer["error"] = mask.text(answer["error"])
+            answer["error"] = child.mask.text(answer["error"])
         if answer["result"] == "terminated":
             return _interrupted(claim, "its process was told to end")
         return self._outcome(claim, answer)
+
+    def _answer_to(self, mask: Mask, log_path: Path) -> Callable[[dict[str, Any]], dict[str, Any]]:
+        """What a child's questions are answered with."""
+        if mask:  # it has heard some for an earlier task
+            self._shipper.holds_secrets(log_path)
+
+        def answer(ask: dict[str, Any]) -> dict[str, Any]:
+            found = self._lookup.answer(ask, mask)
+            if mask:
+                self._shipper.holds_secrets(log_path)
+            return found
+
+        return answer
 
     def _outcome(self, claim: Claim, answer: dict[str, Any]) -> Outcome:
         try:

@@ -15,7 +15,7 @@ from pathlib import Path
 import psycopg
 import structlog
 from sqlalchemy import Engine
-from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
+from sqlalchemy.exc import DBAPIError, InterfaceError, InternalError, OperationalError
 
 from runner.state import transitions
 from runner.state.doorbell import Doorbell
@@ -127,20 +127,23 @@ class Finisher:
             try:
                 messages = self._commit(batch)
                 break
-            except (DataError, IntegrityError) as e:
+            except DBAPIError as e:
+                if isinstance(e.orig, psycopg.errors.DeadlockDetected | psycopg.errors.SerializationFailure):
+                    continue
+                if isinstance(e, OperationalError | InterfaceError | InternalError) or e.connection_invalidated:
+                    log.warning("database is away; outcomes are kept on disk", action="finish", error=str(e.orig))
+                    if not spooled:
+                        self._keep([ended.outcome for ended in batch])
+                        spooled = True
+                    threading.Event().wait(RETRY_SECONDS)
+                    continue
                 # One of them cannot be stored. Alone it fails with the reason; the others must not wait for it.
                 if len(batch) > 1:
                     return [m for ended in batch for m in self._deliver([ended])]
                 log.error("outcome cannot be stored", action="finish", error=str(e.orig))
+                if batch[0].outcome.value is None:  # nor can its failure: somebody has to look at the log
+                    threading.Event().wait(RETRY_SECONDS)
                 batch[0].outcome = _unstorable(batch[0].outcome, str(e.orig))
-            except DBAPIError as e:
-                if isinstance(e.orig, psycopg.errors.DeadlockDetected | psycopg.errors.SerializationFailure):
-                    continue
-                log.warning("database is away; outcomes are kept on disk", action="finish", error=str(e.orig))
-                if not spooled:
-                    self._keep([ended.outcome for ended in batch])
-                    spooled = True
-                threading.Event().wait(RETRY_SECONDS)
         if spooled:
             self._forget([ended.outcome for ended in batch])
         return messages

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ log = structlog.get_logger(__name__)
 
 FLUSH_SECONDS = 1.0
 PART_BYTES = 4 << 20
+LOST = "\n[the end of this log was lost with its worker: it may have held secrets]\n"
 
 
 @dataclass
@@ -52,6 +54,34 @@ class LogShipper:
         """Leave these secrets out of what is uploaded from now on."""
         with self._lock:
             self._files[path].mask = mask
+
+    def holds_secrets(self, path: Path) -> None:
+        """Its task was told secrets: should this worker be killed, nobody knows what is to be left out."""
+        _mark(path).touch()
+
+    def recover(self, folder: Path, prefix_of: Callable[[int, int], str | None]) -> int:
+        """Upload what an earlier start of this worker, that was killed, has left in this folder; returns how many logs.
+
+        Parts are as long as what they were made of, so what is stored says where to go on. A log with secrets cannot
+        be masked any more: its end is given up, and the log says so.
+        """
+        left = sorted(folder.glob("*.log"))
+        for path in left:
+            task_instance, _, attempt = path.stem.partition("-")
+            prefix = prefix_of(int(task_instance), int(attempt))
+            if prefix is not None:
+                stored = [part.size for part in self._storage.list(prefix)]
+                writer = LogWriter(self._storage, prefix)
+                writer.next_part = len(stored)
+                with self._lock:
+                    if _mark(path).exists():
+                        writer.append(LOST.encode())
+                        self._files[path] = _Followed(writer, offset=path.stat().st_size, closed=True)
+                    else:
+                        self._files[path] = _Followed(writer, offset=sum(stored), closed=True)
+            else:
+                _remove(path)
+        return len(left)
 
     def close(self, path: Path) -> None:
         """The attempt is over: upload the rest, then remove the file."""
@@ -104,4 +134,18 @@ class LogShipper:
             followed.writer.close()
             with self._lock:
                 self._files.pop(path, None)
-            path.unlink(missing_ok=True)
+            _remove(path)
+
+
+def log_file(folder: Path, task_instance: int, attempt: int) -> Path:
+    """Where an attempt's output is written on this node: `recover` knows it by its name."""
+    return folder / f"{task_instance}-{attempt}.log"
+
+
+def _mark(path: Path) -> Path:
+    return path.with_suffix(".secrets")
+
+
+def _remove(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    _mark(path).unlink(missing_ok=True)

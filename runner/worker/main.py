@@ -15,11 +15,11 @@ from sqlalchemy.exc import DBAPIError
 
 from runner import bundle
 from runner.settings import Settings
-from runner.state import bundles, nodes
+from runner.state import bundles, nodes, queries
 from runner.state.db import connect
 from runner.state.doorbell import TASK, Doorbell, celery_app
 from runner.state.nodes import NodeInfo
-from runner.storage import Storage
+from runner.storage import Storage, log_prefix
 from runner.telemetry import systemd
 from runner.worker.attempts import Attempts
 from runner.worker.children import ChildDied, Children
@@ -131,6 +131,7 @@ class Worker:
         self.celery.steps["consumer"].add(boot_step(self.drain))
         self.finisher.recover()  # before the new boot id says that nothing of the last start is left
         self.finisher.start()
+        self.shipper.recover(self.executor.logs, self._log_prefix)
         self.shipper.start()
         self.register()
         self.heartbeat.start()
@@ -152,6 +153,13 @@ class Worker:
         finally:
             self.close()
         return int(worker.exitcode or 0)
+
+    def _log_prefix(self, task_instance: int, attempt: int) -> str | None:
+        with self.engine.begin() as connection:
+            found = queries.task_instance(connection, task_instance)
+        if found is None:
+            return None
+        return log_prefix(found.dag_id, found.run_id, found.task_id, attempt, found.map_index)
 
     def _stop(self, **_: object) -> None:
         self.stopping = True  # what runs is finished, and no slot takes more

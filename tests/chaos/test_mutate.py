@@ -27,5 +27,5 @@ def test_a_safety_that_is_not_found_is_an_error(monkeypatch):
 
 
 def test_the_functions_of_transitions_that_scenarios_use_are_there():
-    for name in ("create_run", "dispatch", "resend", "claim", "finish", "interrupt_leases", "Message"):
+    for name in ("create_run", "dispatch", "queued", "claim", "finish", "interrupt_leases", "Message"):
         assert callable(getattr(transitions, name))

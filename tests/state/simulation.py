@@ -21,7 +21,7 @@ from runner.state import bundles, nodes, transitions
 from runner.state.nodes import NodeInfo
 from runner.state.transitions import LEGAL, Claim, Lease, Message, Outcome, Result
 
-from .oracle import Behaviour, States, run_state
+from .oracle import Behaviour, States
 
 START = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 QUEUES = {"n1": ("default",), "n2": ("default", "cpu"), "n3": ("cpu",), "n4": ("default", "cpu")}
@@ -498,6 +498,3 @@ class Simulation:
                 elif results[claim.token] != "interrupted":
                     self.used[claim.task_instance] = self.used.get(claim.task_instance, 0) + 1
         return done
-
-
-__all__ = ["Simulation", "run_state"]

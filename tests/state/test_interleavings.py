@@ -29,7 +29,7 @@ from .simulation import Simulation
 WAIT_FOR_ALL = ("all_success", "none_failed", "all_done", "none_skipped", "none_failed_min_one_success")
 LONG = int(os.environ.get("SLUICE_INTERLEAVINGS", "0"))
 profile = settings(
-    max_examples=LONG or 15,
+    max_examples=LONG or 10,
     derandomize=not LONG,
     deadline=None,
     database=None,
@@ -196,7 +196,7 @@ def test_any_order_of_events_comes_to_what_the_model_says(engine: Engine) -> Non
 
 @pytest.mark.timeout(1200)
 def test_whatever_people_do_nothing_hangs_and_nothing_is_miscounted(engine: Engine) -> None:
-    @settings(profile, max_examples=LONG or 8)
+    @settings(profile, max_examples=LONG or 6)
     @given(scenarios())
     def check(s: Scenario) -> None:
         simulation = simulate(engine, s._replace(steps=s.steps + 50), by_hand=True)

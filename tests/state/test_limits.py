@@ -208,3 +208,15 @@ def test_an_admission_counts_what_another_one_is_just_admitting(world: World) ->
     # Then it has waited, and the pool is full
     assert counts == [0]
     assert admitted(world) == ["low"]
+
+
+def test_a_free_slot_takes_only_what_is_admitted(world: World) -> None:
+    world.dag(task("one", max_active=1), task("free"))
+    world.node(slots=10)
+    runs(world, 2)
+    world.do(transitions.admit)
+    claims = world.do(lambda c: transitions.take(c, node_id="n1", queues=["default"], n=9, lease_seconds=300))
+    assert [c.task_id for c in claims] == ["free", "one", "free"]
+    # When it ends the one, then the same commit admits and takes the other
+    (one,) = [c for c in claims if c.task_id == "one"]
+    assert [c.task_id for c in world.finish(one, slots=1).claims] == ["one"]

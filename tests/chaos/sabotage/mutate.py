@@ -16,17 +16,20 @@ from typing import Any
 # name → (which statement, what is taken out of it). In SQL of runner/state/transitions.
 CONDITIONS = {
     # whoever says that a task has ended is believed
-    "token": (r"UPDATE task_instance.*o\.token", r"\s+AND t\.lease_token = o\.token"),
+    "token": (r"WITH outcome AS.*t\.lease_token = o\.token", r"\s+AND t\.lease_token = [oe]\.token"),
     # a node that drains may claim
     "gate": (r"FROM node WHERE .* FOR SHARE", r"\s+AND state = 'ready' FOR SHARE"),
     # the gate is looked at and not held: a claim and a cordon may both win
     "gate-lock": (r"FROM node WHERE .* FOR SHARE", r"\s+FOR SHARE"),
     # a message is believed whatever state its task is in
-    "claim": (r"UPDATE task_instance.*:attempt", r"\s+AND t\.attempt = :attempt AND t\.state = 'queued'"),
+    "claim": (
+        r"AND attempt = :attempt AND state = 'queued' FOR NO KEY UPDATE",
+        r"\s+AND attempt = :attempt AND state = 'queued'|\s+AND t\.state IN \('ready', 'queued'\)",
+    ),
 }
 # name → (function, what it returns instead). Functions of runner.state.transitions.
 DUTIES: dict[str, tuple[str, Any]] = {
-    "resend": ("resend", ()),
+    "resend": ("queued", ()),
     "reap": ("interrupt_leases", 0),
 }
 
