@@ -267,3 +267,37 @@ def test_a_backfill_from_the_shell(world: World, runner: Run) -> None:
     assert runner("backfills", "resume", "1")[0] == 3
     assert runner("backfill", "report", "--from", "yesterday", "--to", "2026-03-03")[0] == 2
     assert runner("backfill", "report", "--from", "2026-03-01", "--to", "2026-03-01", "--all", "--failed")[0] == 2
+
+
+def test_params_and_assets_from_the_shell(engine: Engine, tmp_path: Path, world: World, runner: Run) -> None:
+    from runner.authoring import DAG, Asset, Param, task
+
+    @task(outlets=[Asset("s3://lake/out")])
+    def t() -> None: ...
+
+    with DAG("typed", params={"n": Param(3, type="integer"), "day": Param("x", type="string")}) as typed:
+        t()
+    with DAG("uses", schedule=Asset("s3://lake/out")) as uses:
+        t()
+    with engine.begin() as c:
+        specs = [typed.spec(), uses.spec()]
+        bundles.register_and_activate(c, version="v9", name="c", url="file:///c", size=1, specs=specs, who="t")
+
+    code, out, _ = runner("dag", "trigger", "typed", "-p", "n=5", "-p", "day=monday", "--json")
+    assert code == 0
+    _, shown, _ = runner("run", "show", str(json.loads(out)["run_id"]), "--json")
+    assert json.loads(shown)["params"] == {"n": 5, "day": "monday"}
+    code, _, err = runner("dag", "trigger", "typed", "-p", "n=many", "-p", "dya=x")
+    assert code == 2
+    assert "param 'dya': the DAG has none of that name" in err
+    assert "param 'n': 'many' is not of type 'integer'" in err
+    assert runner("dag", "trigger", "typed", "-p", "n")[0] == 2
+
+    code, _, err = runner("asset", "update", "s3://lake/out", "--extra", '{"rows": 1}')
+    assert (code, "1 DAG waits for it" in err) == (0, True)
+    code, _, err = runner("asset", "update", "s3://lake/typo")
+    assert (code, "no DAG uses an asset" in err) == (2, True)
+    code, out, _ = runner("asset", "list", "--json")
+    (row,) = json.loads(out)
+    assert (row["asset"], row["made_by"], row["used_by"]) == ("s3://lake/out", ["typed", "uses"], ["uses"])
+    assert row["updated_at"]

@@ -10,6 +10,7 @@ from runner.authoring.errors import AuthoringError, Defer, Fail, ReturnValueErro
 from runner.authoring.group import TaskGroup
 from runner.authoring.latest_only import latest_only
 from runner.authoring.lookup import Connection, NotFoundError, connection, variable
+from runner.authoring.notifiers import Notify
 from runner.authoring.params import Param
 from runner.authoring.spec import DagSpec, TaskSpec
 from runner.authoring.task import Output, task
@@ -43,6 +44,7 @@ __all__ = [
     "Manual",
     "Market",
     "NotFoundError",
+    "Notify",
     "Once",
     "Output",
     "Param",

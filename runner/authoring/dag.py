@@ -21,6 +21,7 @@ from runner.authoring.errors import AuthoringError, Defer, Fail, Place, Skip, ca
 from runner.authoring.graph import find_cycle, reachable, topological_order
 from runner.authoring.group import current_group, note
 from runner.authoring.lookup import Connection, given, providing
+from runner.authoring.notifiers import Notify, to_json
 from runner.authoring.rules import decide
 from runner.authoring.spec import DagSpec, TaskSpec
 from runner.authoring.task import Node, Options, Output, TaskFunction, check_id, outputs_in
@@ -45,7 +46,7 @@ class DAG:
     last run), or `a | b`. `start` must carry a time zone. `catchup` False (the default) runs only from now on.
     `max_active_runs`: more runs wait; `max_active_tasks` counts over all runs. `run_timeout` ends a run that takes
     longer. `on_success`, `on_failure` are run, as tasks, when a run has ended. `params`: name → default or Param, for
-    each run. Raises AuthoringError with the author's file and line.
+    each run. `notify`: who is told about runs. Raises AuthoringError with the author's file and line.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class DAG:
         on_success: Callable[..., Any] | None = None,
         on_failure: Callable[..., Any] | None = None,
         params: Mapping[str, Any] | None = None,
+        notify: Notify | Sequence[Notify] | None = None,
         tags: Sequence[str] = (),
         description: str = "",
     ) -> None:
@@ -78,6 +80,7 @@ class DAG:
         self.tags = (tags,) if isinstance(tags, str) else tuple(tags)
         self.description = inspect.cleandoc(description)
         self.params = declared.to_json(f"DAG {dag_id!r}", params or {})
+        self.notify = to_json(f"DAG {dag_id!r}", notify, never="retry")
         self.nodes: dict[str, Node] = {}
         self.callbacks: dict[str, Node] = {}
         self._next: dict[str, int] = {}  # id → number of the next repeated call
@@ -204,6 +207,7 @@ class DAG:
             max_active_tasks=self.max_active_tasks,
             run_timeout_seconds=None if self.run_timeout is None else self.run_timeout.total_seconds(),
             params=self.params,
+            notify=self.notify,
             tags=self.tags,
             tasks=tuple(
                 _task_spec(task_id, node, upstream[task_id], self._rule(node, upstream[task_id]))
@@ -421,6 +425,7 @@ def _task_spec(task_id: str, node: Node, upstream: Sequence[str], trigger_rule: 
         execution=o.execution(),
         map_over=node.map_over(),
         outlets=o.outlets,
+        notify=o.notify,
         upstream=tuple(upstream),
         inputs=node.inputs,
     )

@@ -43,6 +43,7 @@ class TaskSpec:
     map_over: tuple[dict[str, Any], ...] = ()
     sensor: dict[str, Any] | None = None
     outlets: tuple[str, ...] = ()
+    notify: tuple[dict[str, Any], ...] = ()
     upstream: tuple[str, ...] = ()
     inputs: tuple[str, ...] = ()
 
@@ -53,7 +54,7 @@ class TaskSpec:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> TaskSpec:
         """The inverse of `to_json`. Keys this release does not know are left out."""
-        return cls(**_known(cls, data, tuples=("upstream", "inputs", "outlets", "map_over")))
+        return cls(**_known(cls, data, tuples=("upstream", "inputs", "outlets", "notify", "map_over")))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +66,7 @@ class DagSpec:
     ISO 8601 time before which nothing is scheduled. `max_active_runs` None means no limit of its own; more runs than
     that wait. `max_active_tasks` counts over all runs of the DAG. `callbacks` are tasks that run when a run has ended:
     ids `@on_success` and `@on_failure`. `assets`: the condition for a run over assets, as authoring.assets has it.
-    `params`: name → JSON Schema, with its default.
+    `params`: name → JSON Schema, with its default. `notify`: as authoring.notifiers.Notify.to_json has it.
     """
 
     dag_id: str
@@ -79,6 +80,7 @@ class DagSpec:
     max_active_tasks: int | None = None
     run_timeout_seconds: float | None = None
     params: dict[str, Any] = field(default_factory=dict)
+    notify: tuple[dict[str, Any], ...] = ()
     tags: tuple[str, ...] = ()
     tasks: tuple[TaskSpec, ...] = ()
     callbacks: tuple[TaskSpec, ...] = ()
@@ -91,12 +93,18 @@ class DagSpec:
         """Plain JSON values."""
         tasks = [t.to_json() for t in self.tasks]
         callbacks = [t.to_json() for t in self.callbacks]
-        return {**vars(self), "tags": list(self.tags), "tasks": tasks, "callbacks": callbacks}
+        return {
+            **vars(self),
+            "tags": list(self.tags),
+            "notify": list(self.notify),
+            "tasks": tasks,
+            "callbacks": callbacks,
+        }
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> DagSpec:
         """The inverse of `to_json`. Keys this release does not know are left out."""
-        values = _known(cls, data, tuples=("tags",))
+        values = _known(cls, data, tuples=("tags", "notify"))
         for name in ("tasks", "callbacks"):
             values[name] = tuple(TaskSpec.from_json(t) for t in data.get(name, ()))
         return cls(**values)

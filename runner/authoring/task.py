@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, overload
 
 from runner.authoring.context import Context, get_current_context
 from runner.authoring.errors import AuthoringError, Place, caller
+from runner.authoring.notifiers import to_json
 from runner.authoring.patience import Patience
 from runner.authoring.rules import MAPPED_RULES, TRIGGER_RULES
 
@@ -35,7 +36,8 @@ class Options:
     until it has succeeded in the run before. setup, teardown: makes and removes what the tasks between need.
     isolation "fresh": a process of its own; memory_mb, cpu_seconds: limits of it. on_lost "hold": if its node is not
     heard any more, wait for proof that it is dead. on_success, on_failure, on_retry: called with (context, error or
-    None) where the task ran. outlets: assets it updates. connections: names of those it needs; a push to an
+    None) where the task ran. outlets: assets it updates. notify: a Notify, or
+    several: who is told. connections: names of those it needs; a push to an
     environment that lacks one is refused.
     """
 
@@ -65,6 +67,7 @@ class Options:
     on_retry: Callback | None = None
     outlets: tuple[str, ...] = ()
     connections: tuple[str, ...] = ()
+    notify: Any = None
 
     def __post_init__(self) -> None:
         check_id("task_id", self.task_id)
@@ -73,6 +76,8 @@ class Options:
             check_id("pool", self.pool)
         if isinstance(self.no_retry_on, type):
             object.__setattr__(self, "no_retry_on", (self.no_retry_on,))
+        told = to_json(f"task {self.task_id!r}", self.notify, never="deadline")
+        object.__setattr__(self, "notify", told)
         outlets = (self.outlets,) if isinstance(self.outlets, str) else self.outlets
         object.__setattr__(self, "outlets", tuple(str(o) for o in outlets))
         if isinstance(self.connections, str):

@@ -384,7 +384,7 @@ def asset_list(as_json: Json = False) -> None:
     with _database() as connection:
         rows = assets.known(connection)
     if as_json:
-        output.print_json([row._asdict() for row in rows])
+        output.print_json(to_json(rows))
         return
     output.print_table(
         ["asset", "last update", "?~made by", "?~used by"],

@@ -25,6 +25,7 @@ from runner.rollout import driver
 from runner.rollout.cloud import Cloud
 from runner.scheduler import lost_nodes
 from runner.scheduler.agenda import agenda
+from runner.scheduler.alert import Alerting
 from runner.scheduler.create_runs import create_runs
 from runner.scheduler.dispatch import Resender, dispatch
 from runner.scheduler.lookup import provider
@@ -69,6 +70,7 @@ class Scheduler:
         self.resender = Resender(self.engine, self.doorbell)
         self.reaper = Reaper(settings.lease_seconds)
         self.sensing = Sensing(self.engine, settings.node_id, provider=provider(self.engine, settings))
+        self.alerting = Alerting(self.engine, env=settings.env, provider=provider(self.engine, settings))
         self.stopping = threading.Event()
         self._periodic = [
             Every(settings.heartbeat_seconds, self._heartbeat),
@@ -88,6 +90,7 @@ class Scheduler:
                     self._register()
                     registered = True
                     self.sensing.start()
+                    self.alerting.start()
                     systemd.notify("READY=1")
                 if listener is None:
                     listener = listen(self.url)
@@ -204,6 +207,7 @@ class Scheduler:
     def _leave(self) -> None:
         if self.sensing.is_alive():
             self.sensing.stop()
+            self.alerting.stop()
         self.doorbell.close()
         self.engine.dispose()
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import datetime as dt
 import json
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import Connection, text
 
@@ -45,7 +46,8 @@ def update(connection: Connection, asset: str, *, extra: dict[str, Any] | None =
     return transitions.updated_from_outside(connection, asset, extra=extra or {}, who=who)
 
 
-class AssetRow(NamedTuple):
+@dataclass(frozen=True)
+class AssetRow:
     """An asset, the DAGs that update and use it, and its last update."""
 
     asset: str

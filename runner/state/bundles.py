@@ -20,8 +20,8 @@ VALUES (:version, :name, :url, :size, :sha256, :who)
 ON CONFLICT (version) DO UPDATE SET name = excluded.name, sha256 = excluded.sha256  -- its directory was renamed
 """)
 _VERSION = text("""
-INSERT INTO dag_version (dag_id, bundle_version, spec, run_timeout_seconds, callbacks)
-SELECT d.dag_id, :version, d.spec, CAST(d.spec ->> 'run_timeout_seconds' AS float),
+INSERT INTO dag_version (dag_id, bundle_version, spec, notify, run_timeout_seconds, callbacks)
+SELECT d.dag_id, :version, d.spec, coalesce(d.spec -> 'notify', '[]'), CAST(d.spec ->> 'run_timeout_seconds' AS float),
        ARRAY(SELECT c ->> 'task_id' FROM jsonb_array_elements(d.spec -> 'callbacks') AS c)
 FROM jsonb_to_recordset(CAST(:dags AS jsonb)) AS d(dag_id text, spec jsonb)
 ON CONFLICT DO NOTHING
@@ -48,6 +48,7 @@ _TASK_COLUMNS = {
     "on_lost": "text",
     "execution": "jsonb",
     "outlets": "text[]",
+    "notify": "jsonb",
     "upstream_total": "int",
     "leaf": "boolean",
 }

@@ -102,6 +102,7 @@ class DagVersion(Base):
     bundle_version: Mapped[str] = mapped_column(ForeignKey("bundle.version"), primary_key=True)
     spec: Mapped[dict[str, Any]]
     run_timeout_seconds: Mapped[float | None]
+    notify: Mapped[list[Any]] = mapped_column(JSONB, server_default=text("'[]'"))  # who is told about runs
     callbacks: Mapped[list[str]]  # tasks for a run's end: @on_success, @on_failure
 
 
@@ -133,6 +134,7 @@ class DagTask(Base):
     on_lost: Mapped[str]  # retry, or hold: wait for proof that its node is dead
     execution: Mapped[dict[str, Any]]  # how its process is made: isolation, limits
     outlets: Mapped[list[str]]  # assets it updates
+    notify: Mapped[list[Any]] = mapped_column(JSONB, server_default=text("'[]'"))  # who is told about it
     upstream_total: Mapped[int]
     leaf: Mapped[bool]
     __table_args__ = (
@@ -338,6 +340,27 @@ class XCom(Base):
     value: Mapped[Any | None] = mapped_column(JSONB)  # a small value; a large one is in storage, at `url`
     url: Mapped[str | None]
     length: Mapped[int | None]  # of a list at `url`: how many items
+
+
+class Notification(Base):
+    """A message to one receiver. Its key names the occasion, so that none is written down twice."""
+
+    __tablename__ = "notification"
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    key: Mapped[str] = mapped_column(unique=True)
+    at: Mapped[dt.datetime] = mapped_column(server_default=func.now())
+    receiver: Mapped[str]  # the name of a connection, or a URL
+    occasion: Mapped[str]  # failure, retry, slow, deadline, recovery
+    dag_id: Mapped[str]
+    run_id: Mapped[int] = mapped_column(BigInteger)
+    task_id: Mapped[str | None]
+    detail: Mapped[str | None]
+    state: Mapped[str] = mapped_column(server_default="waiting")  # waiting, sending, sent, failed
+    tries: Mapped[int] = mapped_column(server_default=text("0"))
+    due_at: Mapped[dt.datetime] = mapped_column(server_default=func.now())
+    sent_at: Mapped[dt.datetime | None]
+    error: Mapped[str | None]  # why it was not sent
+    __table_args__ = (Index("ix_notification_due", "due_at", postgresql_where=text("state IN ('waiting', 'sending')")),)
 
 
 class AssetEvent(Base):

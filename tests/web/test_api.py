@@ -200,3 +200,24 @@ def test_metrics_are_served_to_prometheus_and_to_no_other_site(client: Client, w
     assert plain.headers["content-type"].startswith("text/plain; version=")
     assert {m.name for m in text_string_to_metric_families(plain.text)} >= {"sluice_nodes", "sluice_runs"}
     assert client.get("/metrics", headers={"Host": "evil.example"}).status_code == 403
+
+
+def test_params_are_checked_and_an_asset_is_updated_from_outside(client: Client, world: World) -> None:
+    from runner.authoring import DAG, Asset, Param, task
+    from runner.state import bundles
+
+    @task
+    def t() -> None: ...
+
+    with DAG("typed", schedule=Asset("a"), params={"n": Param(3, type="integer")}) as typed:
+        t()
+    with world.engine.begin() as c:
+        bundles.register_and_activate(c, version="v9", name="c", url="", size=1, specs=[typed.spec()], who="t")
+
+    wrong = client.post("/api/v1/dags/typed/runs", json={"params": {"n": "x"}})
+    assert wrong.status_code == 400
+    assert "'x' is not of type 'integer'" in wrong.json()["error"]
+    assert client.post("/api/v1/assets/events", json={"asset": "a", "extra": {"k": 1}}).json() == {"waiting": 1}
+    assert client.post("/api/v1/assets/events", json={"asset": "b"}).status_code == 400
+    (row,) = client.get("/api/v1/assets").json()
+    assert (row["asset"], row["used_by"]) == ("a", ["typed"])

@@ -50,14 +50,14 @@ class NotifyOperator(Operator):
             for number, where in enumerate(listed(self.to), 1):
                 name = f"receiver {number}" if "://" in where else where  # a URL may hold a token
                 url = where if "://" in where else resolve(where).url()
-                problem = _send(url, self.title, self.body, files)
+                problem = send(url, self.title, self.body, files)
                 print(f"{name}: {problem or 'sent'}")
                 problems += [f"{name}: {problem}"] if problem else []
         if problems:
             raise NotifyError("; ".join(problems))
 
 
-def _send(url: str, title: str, body: str, files: list[str]) -> str:
+def send(url: str, title: str, body: str, files: list[str]) -> str:
     """Why it could not be sent, empty if it was."""
     import apprise
 

@@ -15,6 +15,7 @@ from runner.state.transitions.admit import admit
 from runner.state.transitions.propagate import Effect, lock_runs, propagate, settle
 from runner.state.transitions.records import Claim, Outcome, notify
 from runner.state.transitions.take import take
+from runner.state.transitions.tell import tell_of_tasks
 from runner.state.transitions.updates import updated_by_tasks
 
 
@@ -48,6 +49,7 @@ WITH outcome AS (
         id bigint, token uuid, result text, error text, retry boolean, delay float, expires timestamptz)
 ), ending AS (
     SELECT o.*, t.ordered, t.limited AS is_limited, d.outlets <> '{}' AS has_outlets,
+           d.notify <> '[]' AS has_notify,
            CASE WHEN t.ordered IS NOT NULL THEN 'ordered'
                 WHEN o.result = 'failed' AND o.retry AND t.tries + 1 < t.max_tries THEN 'retry' ELSE o.result END AS as,
            CASE WHEN o.result = 'deferred' THEN o.delay
@@ -82,7 +84,8 @@ WITH outcome AS (
     WHERE t.id = e.id AND t.lease_token = e.token AND t.state = 'running'
       AND (e.expires IS NULL OR t.lease_expires_at = e.expires)
     RETURNING t.id, t.state, t.run_id, t.attempt, t.node_id, t.error, t.leaf, t.kind, t.limited, e.token, e.as,
-              e.result, e.wait, e.has_outlets AND e.as = 'success' AND t.kind <> 'item' AS updates
+              e.result, e.wait, e.has_outlets AND e.as = 'success' AND t.kind <> 'item' AS updates,
+              CASE WHEN e.has_notify THEN e.as END AS told
 ), recorded AS (
     INSERT INTO event (kind, subject, state, run_id, attempt, node_id, detail)
     SELECT 'task', id::text, state, run_id, attempt, node_id,
@@ -91,7 +94,7 @@ WITH outcome AS (
                                      WHEN 'retry' THEN 'will be retried' END, error) END
     FROM finished
 )
-SELECT id, state, run_id, leaf, kind, limited, token, updates FROM finished
+SELECT id, state, run_id, leaf, kind, limited, token, updates, told FROM finished
 """)
 
 _STORE_VALUES = Statement("""
@@ -156,6 +159,7 @@ def finish(
     _store_values(connection, held)
     effect = _follow(connection, rows, held)
     _update_assets(connection, [row.id for row in rows if row.updates], effect)
+    tell_of_tasks(connection, [(row.id, _OCCASIONS[row.told]) for row in rows if row.told in _OCCASIONS])
     if effect.limited or any(row.limited for row in rows):
         effect.ready += admit(connection)
     if slots and any(gates):
@@ -179,6 +183,9 @@ def _follow(connection: Connection, rows: Sequence[Any], succeeded: Sequence[Out
     if any(row.state in ("ready", "waiting") for row in rows):
         notify(connection)  # without a worker that has room, a scheduler is to see it
     return effect
+
+
+_OCCASIONS = {"failed": "failure", "retry": "retry", "success": "recovery"}
 
 
 def _update_assets(connection: Connection, ids: list[int], effect: Effect) -> None:
@@ -248,6 +255,7 @@ def sensed(connection: Connection, ended: Sequence[tuple[int, str, str | None, s
         _STORE_VALUES(connection, {"values": f"[{','.join(values)}]"})
     effect = propagate(connection, rows)
     _update_assets(connection, [], effect)
+    tell_of_tasks(connection, [(row.id, "failure") for row in rows if row.state == "failed"])
     if effect.limited:
         admit(connection)
     if effect.ready or effect.limited:

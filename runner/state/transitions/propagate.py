@@ -13,6 +13,7 @@ from sqlalchemy import Connection, text
 from runner.state.sql import Statement
 from runner.state.transitions.records import notify
 from runner.state.transitions.rules import DECIDE, DECIDE_MAPPED, FINISHED, START
+from runner.state.transitions.tell import tell_of_runs
 
 MAX_ITEMS = 100_000  # of one mapped task
 
@@ -153,7 +154,7 @@ def _note_ready(effect: Effect, limited: bool, n: int = 1) -> None:
 
 _CALLBACKS = text(f"""
 WITH ended AS (
-    SELECT r.id, r.dag_id, r.bundle_version, r.queue, r.priority, r.run_type,
+    SELECT r.id, r.dag_id, r.bundle_version, r.queue, r.priority, r.run_type, v.notify,
            CASE r.state WHEN 'failed' THEN '@on_failure' ELSE '@on_success' END AS task_id, v.callbacks
     FROM dag_run r JOIN dag_version v USING (dag_id, bundle_version) WHERE r.id = ANY (:ids)
 ), created AS (
@@ -170,6 +171,7 @@ WITH ended AS (
     INSERT INTO event (kind, subject, state, run_id) SELECT 'task', id::text, 'ready', run_id FROM created
 )
 SELECT (SELECT count(*) FROM created) AS callbacks,
+       ARRAY(SELECT id FROM ended WHERE notify <> '[]') AS told,
        EXISTS (SELECT 1 FROM dag_run q JOIN ended e USING (dag_id) WHERE q.state = 'queued')
            OR EXISTS (SELECT 1 FROM ended WHERE run_type = 'backfill') AS awaited
 """)
@@ -181,6 +183,7 @@ def end_runs(connection: Connection, ended: Sequence[Any], effect: Effect) -> No
         return
     row = connection.execute(_CALLBACKS, {"ids": [run.id for run in ended]}).one()
     effect.ready += row.callbacks
+    tell_of_runs(connection, row.told)
     if row.awaited:
         notify(connection)
 

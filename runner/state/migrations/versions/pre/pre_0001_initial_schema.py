@@ -105,6 +105,32 @@ def upgrade() -> None:
     )
     op.create_index("ix_node_live", "node", ["role", "pool"], unique=False, postgresql_where=sa.text("state <> 'gone'"))
     op.create_table(
+        "notification",
+        sa.Column("id", sa.BigInteger(), sa.Identity(always=True), nullable=False),
+        sa.Column("key", sa.Text(), nullable=False),
+        sa.Column("at", postgresql.TIMESTAMP(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.Column("receiver", sa.Text(), nullable=False),
+        sa.Column("occasion", sa.Text(), nullable=False),
+        sa.Column("dag_id", sa.Text(), nullable=False),
+        sa.Column("run_id", sa.BigInteger(), nullable=False),
+        sa.Column("task_id", sa.Text(), nullable=True),
+        sa.Column("detail", sa.Text(), nullable=True),
+        sa.Column("state", sa.Text(), server_default="waiting", nullable=False),
+        sa.Column("tries", sa.Integer(), server_default=sa.text("0"), nullable=False),
+        sa.Column("due_at", postgresql.TIMESTAMP(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.Column("sent_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
+        sa.Column("error", sa.Text(), nullable=True),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_notification")),
+        sa.UniqueConstraint("key", name=op.f("uq_notification_key")),
+    )
+    op.create_index(
+        "ix_notification_due",
+        "notification",
+        ["due_at"],
+        unique=False,
+        postgresql_where=sa.text("state IN ('waiting', 'sending')"),
+    )
+    op.create_table(
         "asset_event",
         sa.Column("id", sa.BigInteger(), sa.Identity(always=True), nullable=False),
         sa.Column(
@@ -275,6 +301,7 @@ def upgrade() -> None:
         sa.Column("bundle_version", sa.Text(), nullable=False),
         sa.Column("spec", postgresql.JSONB(), nullable=False),
         sa.Column("run_timeout_seconds", sa.Double(), nullable=True),
+        sa.Column("notify", postgresql.JSONB(), server_default=sa.text("'[]'"), nullable=False),
         sa.Column("callbacks", sa.ARRAY(sa.Text()), nullable=False),
         sa.ForeignKeyConstraint(["bundle_version"], ["bundle.version"], name=op.f("fk_dag_version_bundle_version")),
         sa.PrimaryKeyConstraint("dag_id", "bundle_version", name=op.f("pk_dag_version")),
@@ -344,6 +371,7 @@ def upgrade() -> None:
         sa.Column("on_lost", sa.Text(), nullable=False),
         sa.Column("execution", postgresql.JSONB(), nullable=False),
         sa.Column("outlets", sa.ARRAY(sa.Text()), nullable=False),
+        sa.Column("notify", postgresql.JSONB(), server_default=sa.text("'[]'"), nullable=False),
         sa.Column("upstream_total", sa.Integer(), nullable=False),
         sa.Column("leaf", sa.Boolean(), nullable=False),
         sa.ForeignKeyConstraint(
