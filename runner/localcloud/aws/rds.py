@@ -2,7 +2,8 @@
 
 Stock moto 5.2.1 drops performance insights and enhanced monitoring at creation; reports no standby zone;
 lists parameters without the `Source` by which the provider finds the ones a user set; lacks
-ResetDBParameterGroup; and gives every managed master password the same value.
+ResetDBParameterGroup; and gives every managed master password the same value, and every instance the same resource
+id, by which Terraform looks for it: of two databases it finds neither. On AWS that id is the instance's own.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ KEPT = (
     "performance_insights_retention_period",
 )
 
+RESOURCE_ID_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
+
 _stock_create = RDSBackend.create_db_instance
 _stock_modify = RDSBackend.modify_db_instance
 _stock_parameters = RDSResponse.describe_db_parameters
@@ -36,6 +39,7 @@ def install() -> None:
 
 def create_db_instance(self, asked):
     database = _stock_create(self, asked)
+    database.dbi_resource_id = "db-" + "".join(secrets.choice(RESOURCE_ID_LETTERS) for _ in range(26))
     _keep(database, asked)
     if database.multi_az:
         zone = database.availability_zone

@@ -35,9 +35,9 @@ def serve(port: int, *, log: Path | None = None, clock_rate: float = 1.0) -> Non
     from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
     from werkzeug.serving import WSGIRequestHandler, run_simple
 
-    from runner.localcloud.aws import autoscaling, ec2, elasticache, iam, rds, route53, s3, sqs
+    from runner.localcloud.aws import autoscaling, dms, ec2, elasticache, iam, rds, route53, s3, sqs
 
-    for service in (ec2, elasticache, iam, rds, route53, s3, sqs):
+    for service in (dms, ec2, elasticache, iam, rds, route53, s3, sqs):
         service.install()
     autoscaling.install(clock_rate)
 

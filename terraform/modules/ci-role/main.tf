@@ -71,6 +71,26 @@ data "aws_iam_policy_document" "ci" {
     resources = [local.bucket.artifacts]
   }
 
+  # What a plan reads beside what the policies below list: the broker's token, which the states hold as well, and the
+  # newest image.
+  statement {
+    sid       = "ReadToken"
+    actions   = ["secretsmanager:GetSecretValue"]
+    resources = ["arn:${data.aws_partition.this.partition}:secretsmanager:${var.region}:${var.account_id}:secret:sluice-${var.env}-token-*"]
+  }
+
+  statement {
+    sid       = "DrawPassword"
+    actions   = ["secretsmanager:GetRandomPassword"]
+    resources = ["*"] # AWS knows no narrower resource for it; it reads nothing
+  }
+
+  statement {
+    sid       = "ReadNewestImage"
+    actions   = ["ssm:GetParameter"]
+    resources = ["arn:${data.aws_partition.this.partition}:ssm:${var.region}::parameter/aws/service/ami-amazon-linux-latest/*"]
+  }
+
   statement {
     sid       = "UseDataKey"
     actions   = ["kms:Decrypt", "kms:GenerateDataKey"]
@@ -97,10 +117,11 @@ resource "aws_iam_role_policy" "ci" {
   policy = data.aws_iam_policy_document.ci.json
 }
 
-# AWS keeps this list of read-only actions up to date; it reads no secret's value and no object.
+# AWS keeps these lists up to date: what there is, and how it is set up. They read no secret's value and no object.
 resource "aws_iam_role_policy_attachment" "plan" {
+  for_each   = toset(["job-function/ViewOnlyAccess", "SecurityAudit"])
   role       = aws_iam_role.ci.name
-  policy_arn = "arn:${data.aws_partition.this.partition}:iam::aws:policy/job-function/ViewOnlyAccess"
+  policy_arn = "arn:${data.aws_partition.this.partition}:iam::aws:policy/${each.key}"
 }
 
 resource "aws_iam_role_policy_attachment" "apply" {

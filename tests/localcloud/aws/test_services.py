@@ -209,6 +209,21 @@ class TestElastiCache:
 
 
 class TestRds:
+    def test_each_instance_is_found_by_a_resource_id_of_its_own(self, clients: Clients, name: str) -> None:
+        rds = clients("rds")
+        for number in (1, 2):
+            rds.create_db_instance(
+                DBInstanceIdentifier=f"{name}-{number}",
+                DBInstanceClass="db.t4g.micro",
+                Engine="postgres",
+                AllocatedStorage=20,
+                MasterUsername="sluice",
+                MasterUserPassword="not-a-secret",
+            )
+        one = rds.describe_db_instances(DBInstanceIdentifier=f"{name}-1")["DBInstances"][0]["DbiResourceId"]
+        found = rds.describe_db_instances(Filters=[{"Name": "dbi-resource-id", "Values": [one]}])["DBInstances"]
+        assert [d["DBInstanceIdentifier"] for d in found] == [f"{name}-1"]
+
     def test_settings_survive_and_each_managed_password_is_its_own(self, clients: Clients, name: str) -> None:
         rds, secrets = clients("rds"), clients("secretsmanager")
         logins = []
