@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import tempfile
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -311,12 +312,12 @@ class Workspace:
 
     def _sweep(self) -> None:
         """Remove what killed runs left behind, but for what an apply made; a day is longer than any run takes."""
-        for path in [*self.data.glob("*-*.log"), *self.data.glob("plan-*.tf*")]:
+        for path in [*self.data.glob("*-*.log"), *self.data.glob("plan-*.tf*"), *self.data.glob("import-*/")]:
             if path.name.startswith("apply-"):
                 continue
             with contextlib.suppress(FileNotFoundError):
                 if path.stat().st_mtime < time.time() - _STALE_SECONDS:
-                    path.unlink()
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def _fingerprint(self) -> str:
         """What `init` depends on: binary, backend, dependency lock, and each line that names a source or version."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -179,8 +180,6 @@ def test_no_terminal_and_no_yes_changes_nothing(tiny: Path, capsys: Any) -> None
 
 
 def test_json_is_all_that_is_on_stdout(tiny: Path) -> None:
-    import json
-
     process = deployctl("infra", "apply", "--env", "tiny", "--stack", "network", "--yes", "--json")
     out, _err = process.communicate(timeout=60)
     assert process.returncode == 0
@@ -313,19 +312,32 @@ def test_two_applies_at_once_one_is_refused_and_the_state_is_whole(tiny: Path) -
     assert not lock_is_held("network")
 
 
-def test_one_that_may_wait_applies_after_the_other_with_a_plan_of_its_own(tiny: Path) -> None:
-    # Given an apply that holds the lock
-    first = deployctl("infra", "apply", "--env", "tiny", "--stack", "network", "--yes", "--var", "wait=3")
-    wait_for_lock(first, "network")
-    # When another one may wait
-    events: list[StackEvent] = []
-    results = infra.apply("tiny", ["network"], variables={"size": 5}, wait_seconds=90, on_event=events.append)
-    # Then it says for whom, both are done, the second on what the first left
-    first.communicate(timeout=60)
-    assert first.returncode == 0
+def test_one_that_may_wait_says_for_whom_and_goes_on_when_the_lock_is_free(tiny: Path) -> None:
+    # Given a lock that somebody else holds
+    env = environment.load("tiny")
+    s3 = environment.client("s3", env, environment.process_environ(env))
+    lock = {"Bucket": env.state_bucket, "Key": f"{env.state_key('network')}.tflock"}
+    about = {
+        "ID": "0b5b5b5b-0000-0000-0000-000000000000",
+        "Operation": "OperationTypeApply",
+        "Info": "",
+        "Who": "ann@laptop",
+        "Version": "1.11.4",
+        "Created": "2030-01-02T03:04:05.123456789Z",
+        "Path": f"{env.state_bucket}/{env.state_key('network')}",
+    }
+    s3.put_object(**lock, Body=json.dumps(about).encode())
+    said: list[str] = []
+
+    def on_event(event: StackEvent) -> None:
+        if event.phase == "locked":
+            said.append(event.text)
+            threading.Timer(2, lambda: s3.delete_object(**lock)).start()
+
+    # When another one may wait, then it says for whom, and applies once it can
+    results = infra.apply("tiny", ["network"], wait_seconds=90, on_event=on_event)
     assert statuses(results) == {"network": "applied"}
-    assert any(e.phase == "locked" and "(apply) since" in e.text for e in events)
-    assert infra.outputs("tiny", ["network"])["network"]["size"] == 5
+    assert said[0].startswith("ann@laptop (apply) since 2030-01-02 03:04:05 UTC")
 
 
 def test_a_plan_that_was_overtaken_is_made_and_looked_at_anew_if_one_may_wait(tiny: Path) -> None:
@@ -350,8 +362,6 @@ def test_a_plan_that_was_overtaken_is_made_and_looked_at_anew_if_one_may_wait(ti
 
 
 def test_a_lock_is_shown_and_not_taken_away_while_its_holder_is_alive(tiny: Path, capsys: Any) -> None:
-    import json
-
     process = deployctl("infra", "apply", "--env", "tiny", "--stack", "network", "--yes", "--var", "wait=90")
     try:
         wait_for_lock(process, "network")
