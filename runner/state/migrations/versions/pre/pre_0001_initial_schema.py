@@ -12,6 +12,32 @@ depends_on = None
 
 def upgrade() -> None:
     op.create_table(
+        "asset_event",
+        sa.Column("id", sa.BigInteger(), sa.Identity(always=True), nullable=False),
+        sa.Column(
+            "at", postgresql.TIMESTAMP(timezone=True), server_default=sa.text("clock_timestamp()"), nullable=False
+        ),
+        sa.Column("asset", sa.Text(), nullable=False),
+        sa.Column("dag_id", sa.Text(), nullable=True),
+        sa.Column("run_id", sa.BigInteger(), nullable=True),
+        sa.Column("task_id", sa.Text(), nullable=True),
+        sa.Column("who", sa.Text(), nullable=True),
+        sa.Column("extra", postgresql.JSONB(), server_default=sa.text("'{}'"), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_asset_event")),
+    )
+    op.create_index("ix_asset_event_asset", "asset_event", ["asset", "at"], unique=False)
+    op.create_table(
+        "asset_pending",
+        sa.Column("dag_id", sa.Text(), nullable=False),
+        sa.Column("event_id", sa.BigInteger(), nullable=False),
+        sa.Column("asset", sa.Text(), nullable=False),
+        sa.Column("seen", sa.Boolean(), server_default=sa.text("false"), nullable=False),
+        sa.PrimaryKeyConstraint("dag_id", "event_id", name=op.f("pk_asset_pending")),
+    )
+    op.create_index(
+        "ix_asset_pending_new", "asset_pending", ["dag_id"], unique=False, postgresql_where=sa.text("NOT seen")
+    )
+    op.create_table(
         "backfill",
         sa.Column("id", sa.BigInteger(), sa.Identity(always=True), nullable=False),
         sa.Column("dag_id", sa.Text(), nullable=False),
@@ -129,32 +155,6 @@ def upgrade() -> None:
         ["due_at"],
         unique=False,
         postgresql_where=sa.text("state IN ('waiting', 'sending')"),
-    )
-    op.create_table(
-        "asset_event",
-        sa.Column("id", sa.BigInteger(), sa.Identity(always=True), nullable=False),
-        sa.Column(
-            "at", postgresql.TIMESTAMP(timezone=True), server_default=sa.text("clock_timestamp()"), nullable=False
-        ),
-        sa.Column("asset", sa.Text(), nullable=False),
-        sa.Column("dag_id", sa.Text(), nullable=True),
-        sa.Column("run_id", sa.BigInteger(), nullable=True),
-        sa.Column("task_id", sa.Text(), nullable=True),
-        sa.Column("who", sa.Text(), nullable=True),
-        sa.Column("extra", postgresql.JSONB(), server_default=sa.text("'{}'"), nullable=False),
-        sa.PrimaryKeyConstraint("id", name=op.f("pk_asset_event")),
-    )
-    op.create_index("ix_asset_event_asset", "asset_event", ["asset", "at"], unique=False)
-    op.create_table(
-        "asset_pending",
-        sa.Column("dag_id", sa.Text(), nullable=False),
-        sa.Column("event_id", sa.BigInteger(), nullable=False),
-        sa.Column("asset", sa.Text(), nullable=False),
-        sa.Column("seen", sa.Boolean(), server_default=sa.text("false"), nullable=False),
-        sa.PrimaryKeyConstraint("dag_id", "event_id", name=op.f("pk_asset_pending")),
-    )
-    op.create_index(
-        "ix_asset_pending_new", "asset_pending", ["dag_id"], unique=False, postgresql_where=sa.text("NOT seen")
     )
     op.create_table(
         "pool",
