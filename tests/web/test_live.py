@@ -161,7 +161,7 @@ def test_a_page_hears_at_most_so_often_and_never_misses_the_last_change(engine: 
         feed = asyncio.create_task(_feed(hub, 40))
         while not feed.done() or len(heard) < 3:
             heard.append((loop.time() - began, messages(await anext(stream))))
-        assert 2 <= len(heard) <= 5
+        assert 2 <= len(heard) <= 3 + heard[-1][0] / 0.3  # a machine that is slow takes longer to feed it
         assert all(m == [("changed", {"kinds": ["task"]})] for _, m in heard)
         hub.close()
 
