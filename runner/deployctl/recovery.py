@@ -230,7 +230,8 @@ def fill(template: str, values: Mapping[str, Any]) -> str:
 
 def named(error: TerraformError, imports: Mapping[str, str]) -> set[str]:
     """The imports that the errors of a run speak of."""
-    said = " ".join(f"{d.address} {d.summary} {d.detail}" for d in error.diagnostics)
+    # Terraform quotes some addresses as a Go string, with a backslash before each quote of a key.
+    said = " ".join(f"{d.address} {d.summary} {d.detail}" for d in error.diagnostics).replace('\\"', '"')
     # An address is not a part of another one, which would go on with a letter, a dot or a bracket.
     return {a for a in imports if any(f"{a}{end}" in f"{said} " for end in ('"', " ", ",", "\n"))}
 

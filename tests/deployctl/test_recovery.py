@@ -95,6 +95,9 @@ def test_an_error_names_the_imports_it_speaks_of() -> None:
     detail = 'While attempting to import an existing object to "aws_a.b", the provider detected that no object exists'
     error.diagnostics = (messages.Diagnostic("error", "Cannot import non-existent remote object", detail),)
     assert recovery.named(error, {"aws_a.b": "1", "aws_a.bc": "2", "aws_a.b[0]": "3"}) == {"aws_a.b"}
+    quoted = 'an existing object to "module.m.aws_a.b[\\"x\\"]", the provider'
+    error.diagnostics = (messages.Diagnostic("error", "Cannot import non-existent remote object", quoted),)
+    assert recovery.named(error, {'module.m.aws_a.b["x"]': "1", 'aws_a.b["y"]': "2"}) == {'module.m.aws_a.b["x"]'}
 
 
 def test_an_import_in_a_plan_is_told_from_a_creation() -> None:
