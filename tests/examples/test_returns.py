@@ -72,8 +72,9 @@ def test_a_scheduler_waits_for_the_rows_and_a_worker_computes(product: Any, flee
         fleet.processes.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
     fleet.worker("n1")
     fleet.worker("n2", queues="cpu")
-    for node in ("n1", "n2"):
-        fleet.wait(lambda n=node: fleet.one("SELECT state FROM node WHERE node_id = :n", n=node) == "ready", 60)
+    fleet.wait(
+        lambda: fleet.one("SELECT count(*) FROM node WHERE state = 'ready' AND node_id IN ('n1', 'n2')") == 2, 60
+    )
     run = fleet.run("returns")
     fleet.wait(lambda: fleet.task(run, "caught_up") == "success", 60)
     assert fleet.task(run, "accounts") == "waiting" and fleet.task(run, "arrived", "node_id") is None
