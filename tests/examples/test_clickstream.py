@@ -9,7 +9,7 @@ import boto3
 import psycopg
 import pytest
 
-HOUR = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
+HOUR = dt.datetime(2026, 3, 1, 5, tzinfo=dt.UTC)
 EVENTS = {"page": 3, "add_to_cart": 2, "order": 1}
 
 
@@ -26,7 +26,7 @@ def warehouse(database_url: str, aws: str, monkeypatch: pytest.MonkeyPatch) -> A
             c.execute(f"CREATE TABLE acme.{event} (hour timestamptz, visitor text, properties json)")  # type: ignore[arg-type]
             lines = [f'{HOUR.isoformat()},v{n},"{{""n"": {n}}}"' for n in range(rows)]
             body = gzip.compress("\n".join(["hour,visitor,properties", *lines, ""]).encode())
-            s3.put_object(Bucket="landing-acme", Key=f"acme/2026-03-01/12/{event}.csv.gz", Body=body)
+            s3.put_object(Bucket="landing-acme", Key=f"acme/2026-03-01/05/{event}.csv.gz", Body=body)
         yield c
 
 

@@ -160,8 +160,9 @@ def test_the_hour_of_the_year(dags: dict[str, DAG]) -> None:
     assert d.test(dt.datetime(2028, 2, 29, 12, tzinfo=dt.UTC)) == {}
 
 
-def test_hello(dags: dict[str, DAG]) -> None:
+def test_hello(dags: dict[str, DAG], dag_test: Any) -> None:
     assert dags["hello"].test(params={"name": "sluice"})["tell"] == "hello sluice: 12 letters"
+    assert dag_test("temperatures", "hello", NOON)["tell"]["value"] == "hello world: 11 letters"
 
 
 class TestLedger:

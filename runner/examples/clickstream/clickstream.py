@@ -1,7 +1,8 @@
 """Clickstream loading: a DAG for each customer, a task for each type of event, hour by hour from S3 into the warehouse.
 
-The customers come from the API at `CLICKSTREAM_CUSTOMERS` (JSON as in customers.json), else from that file. They are
-read when the bundle is pushed: a push makes the DAGs of a new customer.
+The customers come from the API at `CLICKSTREAM_CUSTOMERS` (JSON as in customers.json), else from that file. The DAGs
+are those there were when the bundle was pushed: push again for a new customer. Workers ask too when they load the
+bundle, so where the API may be away, write its answer to customers.json and push that.
 """
 
 import datetime as dt
@@ -17,7 +18,7 @@ from runner.authoring.operators import StorageToSQL
 from runner.authoring.sensors import S3KeySensor
 
 LANDING = os.environ.get("CLICKSTREAM_BUCKET", "clickstream")
-HOUR = "{{ interval_start | ds }}/{{ interval_start.hour }}"
+HOUR = "{{ interval_start.strftime('%Y-%m-%d/%H') }}"
 
 
 def customers() -> list[dict[str, Any]]:
