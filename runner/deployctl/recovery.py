@@ -80,6 +80,8 @@ SEARCHED: dict[str, tuple[str, str, dict[str, Any], str, str, str]] = {
         "State",
     ),
 }
+RULES = ("aws_vpc_security_group_ingress_rule", "aws_vpc_security_group_egress_rule")
+_OTHER_ENDS = ("cidr_ipv4", "cidr_ipv6", "prefix_list_id", "referenced_security_group_id")
 _GONE = ("deleting", "deleted", "failed")
 # Takes a service's name and gives a client of it.
 Clients = Callable[[str], Any]
@@ -203,6 +205,8 @@ def find(begun: Made, values: Mapping[str, Any], clients: Clients, taken: Iterab
     template = COMPOSED.get(begun.type) or NAMED.get(begun.type, "")
     if template:
         return fill(template, values)
+    if begun.type in RULES:
+        return _rule(begun, values, clients, taken)
     if begun.type not in SEARCHED:
         return ""
     service, call, arguments, listed, id_name, state = SEARCHED[begun.type]
@@ -220,6 +224,35 @@ def find(begun: Made, values: Mapping[str, Any], clients: Clients, taken: Iterab
     ]
     free = [i for i in there if i not in taken]
     return free[0] if len(free) == 1 else ""  # of two, neither is known to be ours
+
+
+def _rule(begun: Made, values: Mapping[str, Any], clients: Clients, taken: Iterable[str]) -> str:
+    """The id of a security group's rule: a group has no two rules of the same direction, protocol, ports and other end."""
+    group = values.get("security_group_id")
+    if not group:
+        return ""
+    pages = clients("ec2").get_paginator("describe_security_group_rules")
+    wanted = (
+        begun.type.endswith("egress_rule"),
+        str(values.get("ip_protocol")),
+        *(-1 if values.get(port) is None else values[port] for port in ("from_port", "to_port")),
+        next((values[end] for end in _OTHER_ENDS if values.get(end)), None),
+    )
+    found = [
+        str(rule["SecurityGroupRuleId"])
+        for page in pages.paginate(Filters=[{"Name": "group-id", "Values": [group]}])
+        for rule in page["SecurityGroupRules"]
+        if _said(rule) == wanted
+    ]
+    free = [i for i in found if i not in taken]
+    return free[0] if len(free) == 1 else ""
+
+
+def _said(rule: Mapping[str, Any]) -> tuple[Any, ...]:
+    group = rule.get("ReferencedGroupInfo", {}).get("GroupId")
+    other = rule.get("CidrIpv4") or rule.get("CidrIpv6") or rule.get("PrefixListId") or group
+    ports = (rule.get("FromPort", -1), rule.get("ToPort", -1))
+    return (rule["IsEgress"], str(rule["IpProtocol"]), *ports, other)
 
 
 def fill(template: str, values: Mapping[str, Any]) -> str:

@@ -147,3 +147,52 @@ def test_import_blocks_stand_beside_the_code_and_are_gone_afterwards(tmp_path: P
         written = (folder / "sluice-imports.tf").read_text()
         assert written == 'import {\n  to = aws_a.b["x"]\n  id = "i\\"d$${x}"\n}\n'
     assert not folder.exists() and [p.name for p in source.iterdir()] == ["main.tf"]
+
+
+def test_a_rule_of_a_security_group_is_known_by_all_that_makes_it() -> None:
+    rules = [
+        {
+            "SecurityGroupRuleId": "in-group",
+            "IsEgress": False,
+            "IpProtocol": "tcp",
+            "FromPort": 80,
+            "ToPort": 80,
+            "ReferencedGroupInfo": {"GroupId": "sg-2"},
+        },
+        {
+            "SecurityGroupRuleId": "in-all",
+            "IsEgress": False,
+            "IpProtocol": "tcp",
+            "FromPort": 80,
+            "ToPort": 80,
+            "CidrIpv4": "0.0.0.0/0",
+        },
+        {
+            "SecurityGroupRuleId": "out",
+            "IsEgress": True,
+            "IpProtocol": "-1",
+            "FromPort": -1,
+            "ToPort": -1,
+            "CidrIpv4": "0.0.0.0/0",
+        },
+    ]
+
+    class Ec2:
+        def get_paginator(self, name: str) -> Ec2:
+            assert name == "describe_security_group_rules"
+            return self
+
+        def paginate(self, Filters: list[dict[str, object]]) -> list[dict[str, object]]:
+            assert Filters == [{"Name": "group-id", "Values": ["sg-1"]}]
+            return [{"SecurityGroupRules": rules}]
+
+    def found(kind: str, **values: object) -> str:
+        begun = Made(f"aws_vpc_security_group_{kind}_rule.r", f"aws_vpc_security_group_{kind}_rule")
+        return recovery.find(begun, {"security_group_id": "sg-1", **values}, lambda _service: Ec2())
+
+    web = {"ip_protocol": "tcp", "from_port": 80, "to_port": 80}
+    assert found("ingress", **web, referenced_security_group_id="sg-2") == "in-group"
+    assert found("ingress", **web, cidr_ipv4="0.0.0.0/0") == "in-all"
+    assert found("ingress", **{**web, "to_port": 81}, cidr_ipv4="0.0.0.0/0") == ""
+    assert found("egress", ip_protocol="-1", cidr_ipv4="0.0.0.0/0") == "out"
+    assert recovery.find(Made("r.r", "aws_vpc_security_group_egress_rule"), {}, lambda _service: Ec2()) == ""
