@@ -227,7 +227,7 @@ def find(begun: Made, values: Mapping[str, Any], clients: Clients, taken: Iterab
 
 
 def _rule(begun: Made, values: Mapping[str, Any], clients: Clients, taken: Iterable[str]) -> str:
-    """The id of a security group's rule: a group has no two rules of the same direction, protocol, ports and other end."""
+    """The id of a group's rule: no two have the same direction, protocol, ports and other end."""
     group = values.get("security_group_id")
     if not group:
         return ""
