@@ -25,13 +25,15 @@ from runner.deployctl.local_cloud import LocalCloud
 from runner.deployctl.local_view import Display, Step
 from runner.localcloud.judge import Verdict, judge
 from runner.localcloud.state import ENV
+from runner.rollout.fleet import HEARTBEAT_DAG
 from runner.rollout.release import BuiltRelease
 from runner.settings import SluiceError
-from runner.state import transitions
+from runner.state import nodes, transitions
 from runner.state.db import connect
 
 DAG = "temperatures"
 POOL = "default"
+NEW_WORKER_SECONDS = 120.0  # a new machine boots, registers and takes a task
 RUN_SECONDS = 300.0
 BEFORE_ROLL = 25  # tasks that have finished when the roll begins: it happens in the middle of the work
 
@@ -162,10 +164,14 @@ class Tour:
                 raise SluiceError(f"changing the number of workers touched {', '.join(changed) or 'nothing'}")
             new = next((i["InstanceId"] for i in self._group()["Instances"] if i["InstanceId"] not in before), None)
             say(f"applied: one resource changed; waiting for {new} to take a task", done=False)
+            deadline = time.monotonic() + NEW_WORKER_SECONDS
+            asked = False
             while not self._one("SELECT count(*) FROM event WHERE node_id = :n AND kind = 'task'", n=new):
-                if pipeline.done:
+                if pipeline.done and not asked:
                     pipeline.wait()
-                    raise SluiceError("the pipeline ended before the new worker took a task", "--task-seconds 2")
+                    asked = self._ask(str(new))  # the machine was slow: there is nothing left to take
+                if time.monotonic() > deadline:
+                    raise SluiceError(f"{new} took no task within {NEW_WORKER_SECONDS:g} s", "see `deployctl fleet`")
                 time.sleep(0.1)
             say(f"{wanted} workers; {new} has taken its first task")
 
@@ -185,6 +191,16 @@ class Tour:
         return verdict
 
     # Inside
+
+    def _ask(self, node: str) -> bool:
+        """A heartbeat run on the queue of this node alone, once it is ready."""
+        if self._one("SELECT state FROM node WHERE node_id = :n", n=node) != "ready":
+            return False
+        with self.engine.begin() as connection:
+            transitions.create_run(
+                connection, HEARTBEAT_DAG, dt.datetime.now(dt.UTC), run_type="heartbeat", queue=nodes.queue_of(node)
+            )
+        return True
 
     def _watch_roll(self, say: Any, release: str, done: threading.Event) -> None:
         statement = """

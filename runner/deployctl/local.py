@@ -49,7 +49,7 @@ def up_command(as_json: JsonOption = False) -> None:
 
 @app.command("demo")
 def demo_command(
-    task_seconds: Annotated[float, typer.Option(min=0.0, help="How long each load of the pipeline takes.")] = 1.8,
+    task_seconds: Annotated[float, typer.Option(min=0.0, help="How long each load of the pipeline takes.")] = 2.2,
 ) -> None:
     """Bring up the local cloud, run a real pipeline on it, roll every worker meanwhile, add one, and judge."""
     from runner.deployctl import demo
