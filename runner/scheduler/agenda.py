@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection
+
+from runner.state.sql import Statement
 
 # Each answer is the first entry of a partial index.
-_AGENDA = text("""
+_AGENDA = Statement("""
 SELECT EXISTS (SELECT 1 FROM dag WHERE active AND NOT paused AND schedule IS NOT NULL
                AND (next_run_at IS NULL OR next_run_at <= now())) AS due_dags,
        EXISTS (SELECT 1 FROM dag_run WHERE state = 'queued') AS queued_runs,
@@ -38,4 +40,5 @@ class Agenda(NamedTuple):
 
 def agenda(connection: Connection) -> Agenda:
     """Look."""
-    return Agenda(*connection.execute(_AGENDA).one())
+    (row,) = _AGENDA(connection, {})
+    return Agenda(*row)

@@ -110,6 +110,8 @@ class Scheduler:
         """All duties once, as far as there is something to do."""
         with self.engine.begin() as connection:
             todo = agenda(connection)
+            messages = transitions.dispatch(connection) if todo.due else []
+        self.doorbell.ring(messages)
         if todo.due_dags:
             self._repeat(create_runs)
         if todo.assets:
@@ -127,8 +129,9 @@ class Scheduler:
         if todo.limited or todo.queued_runs or todo.backfills or todo.retries or todo.due_dags:
             with self.engine.begin() as connection:
                 transitions.admit(connection)
-        if any(todo):
+        if any(todo._replace(due=False)):
             dispatch(self.engine, self.doorbell)
+        if todo.due:
             self._resend.maybe()
         for duty in self._periodic:
             duty.maybe()

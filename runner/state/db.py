@@ -36,6 +36,7 @@ def connect(
         max_overflow=5,
         pool_pre_ping=True,
         pool_recycle=1800,
+        pool_use_lifo=True,  # the connection that was used last knows the statements
         connect_args={
             "application_name": application_name,
             "connect_timeout": 5,
