@@ -20,7 +20,7 @@ from runner.storage.logs import log_prefix
 from runner.worker.attempts import Attempt, Attempts
 from runner.worker.children import BundleBroken, ChildDied, Children, TaskTimeout
 from runner.worker.finish import Finisher
-from runner.worker.logs import LogShipper, log_file
+from runner.worker.logs import LogShipper, log_file, make_folders
 from runner.worker.lookup import Lookup
 from runner.worker.mask import Mask
 from runner.worker.values import Values
@@ -59,7 +59,7 @@ class Executor:
         self._refused = refused
         self._queues = [*settings.queue_list, nodes.queue_of(settings.node_id)]
         self.logs = settings.home / "log" / "tasks"
-        self.logs.mkdir(parents=True, exist_ok=True)
+        make_folders(self.logs)
 
     def execute(self, task_instance: int, attempt_number: int) -> None:
         """Answer one message, then go on with whatever is due until there is nothing left for this slot.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ log = structlog.get_logger(__name__)
 
 FLUSH_SECONDS = 1.0
 PART_BYTES = 4 << 20
+FOLDERS = 32  # who makes a file in a folder waits for who makes or removes another one there
 LOST = "\n[the end of this log was lost with its worker: it may have held secrets]\n"
 
 
@@ -65,7 +67,7 @@ class LogShipper:
         Parts are as long as what they were made of, so what is stored says where to go on. A log with secrets cannot
         be masked any more: its end is given up, and the log says so.
         """
-        left = sorted(folder.glob("*.log"))
+        left = sorted(folder.glob("*/*.log"))
         for path in left:
             task_instance, _, attempt = path.stem.partition("-")
             prefix = prefix_of(int(task_instance), int(attempt))
@@ -119,7 +121,7 @@ class LogShipper:
     def _ship(self, path: Path, followed: _Followed) -> None:
         closed = followed.closed  # before the read: what comes after it cannot be missed
         followed.writer.append(b"")  # what a store that was away has not taken yet
-        if path.exists():
+        if _size(path) > followed.offset:
             with path.open("rb") as f:
                 f.seek(followed.offset)
                 while data := f.read(PART_BYTES):
@@ -134,16 +136,31 @@ class LogShipper:
             followed.writer.close()
             with self._lock:
                 self._files.pop(path, None)
-            _remove(path)
+            path.unlink(missing_ok=True)
+            if followed.mask:
+                _remove(path)
 
 
 def log_file(folder: Path, task_instance: int, attempt: int) -> Path:
     """Where an attempt's output is written on this node: `recover` knows it by its name."""
-    return folder / f"{task_instance}-{attempt}.log"
+    return folder / str(task_instance % FOLDERS) / f"{task_instance}-{attempt}.log"
+
+
+def make_folders(folder: Path) -> None:
+    """What `log_file` names."""
+    for number in range(FOLDERS):
+        (folder / str(number)).mkdir(parents=True, exist_ok=True)
 
 
 def _mark(path: Path) -> Path:
     return path.with_suffix(".secrets")
+
+
+def _size(path: Path) -> int:
+    try:
+        return os.stat(path).st_size  # noqa: PTH116  (once for every task)
+    except FileNotFoundError:
+        return 0
 
 
 def _remove(path: Path) -> None:
