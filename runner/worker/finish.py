@@ -27,7 +27,7 @@ log = structlog.get_logger(__name__)
 
 BATCH = 200  # outcomes in one transaction
 RETRY_SECONDS = 1.0
-LINGER_SECONDS = 0.0  # a transaction costs more than this, and many short tasks then share one
+LINGER_SECONDS = 0.002  # a transaction costs more than this, and many short tasks then share one
 
 
 @dataclass
