@@ -38,6 +38,10 @@ class TimeUp(Exception):
     """The scenario's time is over before what it waits for has happened."""
 
 
+class Inconclusive(Exception):
+    """The harm that the scenario is about did not come about, so that everything went well says nothing."""
+
+
 @dataclass
 class Service:
     """One `runner` process, and whether it may have ended."""

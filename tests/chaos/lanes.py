@@ -11,10 +11,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from .fleet import Fleet, TimeUp
+from .fleet import Fleet, Inconclusive, TimeUp
 from .registry import SCENARIOS, Scenario
 from .verdict import Result, verdict
 from .world import Engines
+
+TRIES = 3
 
 
 @dataclass(frozen=True)
@@ -29,18 +31,27 @@ class Report:
 
 
 def run(scenario: Scenario, world: Engines, seed: str, scale: float) -> Result:
-    """One scenario from its fleet to its verdict; nothing of it is left running."""
+    """One scenario from its fleet to its verdict; nothing of it is left running.
+
+    Raises Inconclusive if nothing is wrong because nothing was done.
+    """
     seconds = scenario.seconds * max(1.0, scale)
     fleet = Fleet(world, scenario.name, seed, scale, seconds, lease=scenario.lease)
+    inconclusive: Inconclusive | None = None
     try:
         try:
             scenario.body(fleet)
             fleet.wait(fleet.over, "all runs end")
         except TimeUp as e:
             fleet.problems.append(str(e))
+        except Inconclusive as e:
+            inconclusive = e
         fleet.check_services()
         fleet.stop()
-        return verdict(fleet, kills=scenario.kills)
+        result = verdict(fleet, kills=scenario.kills)
+        if inconclusive and result.ok:
+            raise inconclusive
+        return result
     finally:
         fleet.close()
 
@@ -107,12 +118,25 @@ def _lane(orders: multiprocessing.connection.Connection, world: Engines, seed: s
         scenario = SCENARIOS[name]
         began = time.monotonic()
         try:
-            result: Result | None = run(scenario, world, seed, scale)
-            assert result is not None
-            passed, said = judged(scenario, result)
+            result, passed, said = _tried(scenario, world, seed, scale)
         except Exception:
             result, passed, said = None, False, traceback.format_exc()
         orders.send(Report(name, time.monotonic() - began, passed, said, result))
+
+
+def _tried(scenario: Scenario, world: Engines, seed: str, scale: float) -> tuple[Result | None, bool, str]:
+    """A verdict. Chance may spare a fleet the harm, or a mutation its consequence: then once more, with other luck."""
+    said = ""
+    for attempt in range(TRIES):
+        try:
+            result = run(scenario, world, f"{seed}+{attempt}" if attempt else seed, scale)
+        except Inconclusive as e:
+            said = f"proved nothing in {attempt + 1} tries: {e}"
+            continue
+        passed, said = judged(scenario, result)
+        if passed or not scenario.mutation:
+            return result, passed, said
+    return None, False, said
 
 
 def _interrupted(*_: object) -> None:
