@@ -172,7 +172,7 @@ class Shop:
         return self.sent
 
     @contextlib.contextmanager
-    def load(self, pause: float = 0.03) -> Iterator[None]:
+    def load(self, pause: float = 0.07) -> Iterator[None]:
         """Tasks of 0.05 to 1 s, some with a countdown, for as long as this lasts."""
         over = threading.Event()
 
