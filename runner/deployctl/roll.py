@@ -9,11 +9,12 @@ import contextlib
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import typer
 
-from runner.deployctl import client, output
+from runner.deployctl import client, foreign, output
 from runner.deployctl.client import Client
 from runner.deployctl.watch import Watch
 from runner.rollout import driver
@@ -38,7 +39,8 @@ class _Left(SluiceError):
 
 def roll(
     roll_id: int | None = typer.Argument(None, metavar="[ROLL]", help="With --watch or --abort: which one."),
-    env: str = typer.Option(..., "--env", help="The environment."),
+    env: str = typer.Option("", "--env", help="The environment."),
+    fleet: Path | None = typer.Option(None, "--fleet", help="Instead: the file of a Celery fleet that is not ours."),
     workers: bool = typer.Option(False, "--workers", help="Roll the workers."),
     pool: list[str] = typer.Option([], "--pool", help="Only this pool; may be given again."),
     release: str = typer.Option("newest", "--release", help="Release id, or `newest`."),
@@ -54,6 +56,11 @@ def roll(
 
     Batch by batch: new nodes come up and prove that they work, then old ones finish their tasks and go.
     """
+    if fleet is not None:
+        foreign.roll(fleet, release, only_plan=only_plan, yes=yes, abort=abort, as_json=as_json)
+        return
+    if not env:
+        raise UsageError("--env is missing", "`deployctl env list` shows the environments there are")
     if (watch or abort) == workers:
         raise UsageError("say what to do: --workers rolls them, --watch and --abort take a roll under way")
     if roll_id is not None and workers:
