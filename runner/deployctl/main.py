@@ -44,6 +44,7 @@ NOUNS = (
     Noun("release", "Releases: what a node runs, built and listed."),
     Noun("dags", "Pipelines: publish bundles."),
     Noun("roll", "Move a fleet to another release without losing a task.", function="roll"),
+    Noun("watch", "Watch rolls that are under way, live.", function="watch"),
     Noun("fleet", "What runs where."),
 )
 

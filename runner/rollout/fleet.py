@@ -4,27 +4,49 @@ from __future__ import annotations
 
 import datetime as dt
 import zlib
+from collections.abc import Callable
 
 from sqlalchemy import Connection, Engine, text
 
+from runner.rollout import schema
 from runner.rollout.cloud import Cloud, group_name
 from runner.rollout.facts import Facts, Group, NodeFact
-from runner.rollout.gate import RunState
-from runner.settings import SluiceError
+from runner.rollout.gate import RunState, Tally
+from runner.rollout.release import archive_key
+from runner.settings import Settings, SluiceError
 from runner.state import nodes, queries, transitions
+from runner.storage import Storage
 
 HEARTBEAT_DAG = "sluice_heartbeat"
+_FARED = text("""
+SELECT n.release = :release AS new, count(*) AS ended, count(*) FILTER (WHERE e.state <> 'success') AS failed
+FROM event e JOIN node n USING (node_id) JOIN dag_run r ON r.id = e.run_id
+WHERE e.id > :after AND e.kind = 'task' AND n.role = :role AND n.pool = :pool AND r.run_type <> 'heartbeat'
+  AND (e.state IN ('success', 'failed') OR e.state IN ('ready', 'up_for_retry') AND e.detail LIKE 'will be retried%')
+GROUP BY 1
+""")
 
 
 class LiveFleet:
-    """A pool of an environment."""
+    """A pool of an environment. `guard` is called before anything is done to the cloud, and raises to forbid it."""
 
-    def __init__(self, engine: Engine, cloud: Cloud, env: str, role: str, pool: str) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        cloud: Cloud,
+        settings: Settings,
+        role: str,
+        pool: str,
+        *,
+        guard: Callable[[], None] = lambda: None,
+    ) -> None:
         self.engine = engine
         self.cloud = cloud
+        self.settings = settings
         self.role = role
         self.pool = pool
-        self.name = group_name(env, role, pool)
+        self.name = group_name(settings.env, role, pool)
+        self.guard = guard
 
     def facts(self) -> Facts:
         """The group first, then the nodes: a node that registers in between is seen without its machine, and waits."""
@@ -38,12 +60,23 @@ class LiveFleet:
         return self.cloud.group(self.name)
 
     def set_release(self, release: str) -> None:
+        self.guard()
         self.cloud.set_release(self.name, release)
 
+    def set_template(self, version: str) -> None:
+        self.guard()
+        self.cloud.set_template(self.name, version)
+
     def set_desired(self, count: int) -> None:
+        self.guard()
         self.cloud.set_desired(self.name, count)
 
+    def launch_error(self, since: dt.datetime) -> str:
+        """Why the group could not launch an instance since then; "" if it could, or says nothing."""
+        return self.cloud.launch_error(self.name, since)
+
     def terminate(self, instance_id: str, *, decrement: bool) -> None:
+        self.guard()
         self.cloud.terminate(instance_id, decrement=decrement)
 
     def cordon(self, instance_id: str, *, reason: str, by: str, seconds: float) -> None:
@@ -99,6 +132,34 @@ class LiveFleet:
                 {"id": run_id},
             ).one()
         return RunState(row.state, row.error or f"task {row.task}")
+
+    def mark(self) -> int:
+        """The last event there is."""
+        with self.engine.connect() as connection:
+            return int(connection.execute(text("SELECT coalesce(max(id), 0) FROM event")).scalar_one())
+
+    def tallies(self, release: str, after: int) -> tuple[Tally, Tally]:
+        """How the tasks of this pool fared after an event: on the nodes of this release, and on the others."""
+        with self.engine.connect() as connection:
+            rows = connection.execute(
+                _FARED, {"after": after, "role": self.role, "pool": self.pool, "release": release}
+            ).all()
+        found = {bool(row.new): Tally(row.ended, row.failed) for row in rows}
+        return found.get(True, Tally()), found.get(False, Tally())
+
+    def migrate(self, release: str, phase: str) -> None:
+        """Run what the release brings of this phase."""
+        self.guard()
+        storage = Storage.open(self.settings.artifacts_url, region=self.settings.region)
+        schema.upgrade(storage.get(archive_key(release)), self.engine, phase)
+
+    def others(self, release: str) -> list[str]:
+        """Nodes of any role that run another release."""
+        with self.engine.connect() as connection:
+            return [n.node_id for n in queries.fleet(connection) if n.release != release and n.state != "drained"]
+
+    def order(self, instance_id: str, release: str, *, reason: str, by: str, seconds: float) -> None:
+        raise SluiceError("nodes do not change in place yet", "--strategy replace")
 
     def _node(self, connection: Connection, instance_id: str) -> str | None:
         node_id: str | None = connection.execute(

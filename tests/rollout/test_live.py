@@ -16,11 +16,12 @@ from runner.state.views import RolloutRow, StepRow
 
 from .conftest import Pool
 
-WISH = Wish("new", ready_seconds=60, heartbeat_seconds=60, drain_seconds=60)
+SETTINGS = Settings(env="test")
+WISH = Wish("new", before="old", ready_seconds=60, heartbeat_seconds=60, drain_seconds=60)
 
 
 def file(pool: Pool, wish: Wish = WISH) -> int:
-    facts = LiveFleet(pool.engine, pool.cloud, "test", "worker", "default").facts()
+    facts = LiveFleet(pool.engine, pool.cloud, SETTINGS, "worker", "default").facts()
     with pool.engine.begin() as c:
         return rollouts.create(
             c,
@@ -35,7 +36,7 @@ def file(pool: Pool, wish: Wish = WISH) -> int:
 
 
 def advance(pool: Pool, roll: int, owner: str = "s1") -> bool:
-    return driver.advance(pool.engine, pool.cloud, roll, owner, "test")
+    return driver.advance(pool.engine, pool.cloud, roll, owner, SETTINGS)
 
 
 def drive(pool: Pool, roll: int, turns: int = 60) -> tuple[RolloutRow, list[StepRow]]:
@@ -71,7 +72,7 @@ def test_only_one_roll_of_a_pool(pool: Pool) -> None:
     with pytest.raises(RefusedError) as e:
         file(pool)
     assert e.value.exit_code == 3
-    assert "me@here" in e.value.message and f"roll {roll}" in e.value.message and f"--watch {roll}" in e.value.hint
+    assert "me@here" in e.value.message and f"roll {roll}" in e.value.message and f"`deployctl watch {roll}`" in e.value.hint
 
 
 def test_one_driver_at_a_time_and_a_silent_one_is_replaced(pool: Pool) -> None:
@@ -155,7 +156,7 @@ def test_an_abort_stops_and_leaves_the_old_nodes_serving(pool: Pool) -> None:
 
 
 def test_the_heartbeat_run_of_a_node_is_created_once(pool: Pool) -> None:
-    live = LiveFleet(pool.engine, pool.cloud, "test", "worker", "default")
+    live = LiveFleet(pool.engine, pool.cloud, SETTINGS, "worker", "default")
     import datetime as dt
 
     at = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
@@ -165,7 +166,7 @@ def test_the_heartbeat_run_of_a_node_is_created_once(pool: Pool) -> None:
 
 
 def test_a_node_cordoned_before_it_registers_never_becomes_ready(pool: Pool) -> None:
-    live = LiveFleet(pool.engine, pool.cloud, "test", "worker", "default")
+    live = LiveFleet(pool.engine, pool.cloud, SETTINGS, "worker", "default")
     pool.broken.add("old")
     pool.cloud.desired = 3
     pool.play()
@@ -179,7 +180,7 @@ def test_a_node_cordoned_before_it_registers_never_becomes_ready(pool: Pool) -> 
 
 
 def test_a_machine_that_lives_is_not_written_off(pool: Pool) -> None:
-    live = LiveFleet(pool.engine, pool.cloud, "test", "worker", "default")
+    live = LiveFleet(pool.engine, pool.cloud, SETTINGS, "worker", "default")
     assert not live.gone("i-1")
     assert "i-1" in pool.serving()
     del pool.cloud.members["i-1"]
