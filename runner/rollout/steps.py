@@ -283,6 +283,10 @@ def retreat(fleet: Fleet, context: Context) -> Outcome:
         if _running(fleet, facts, context, newcomer.instance_id, seconds) is None or context.age > seconds:
             _removed(fleet, fleet.group(), newcomer.instance_id, target)
     group = fleet.group()
+    smallest = max(target, group.minimum, sum(not i.leaving for i in group.instances))
+    if not left and group.desired > smallest:
+        fleet.set_desired(smallest)  # what could not be launched is not wanted any more
+        group = fleet.group()
     leaving = {i.instance_id for i in group.instances if i.leaving}
     # A node whose machine is not in the group any more is dead as soon as the cloud says so.
     lost = {

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from runner.rollout.driver import Plan, Progress, turn
-from runner.rollout.facts import Facts, Group, Instance, NodeFact
+from runner.rollout.facts import Facts, Group, Instance, NodeFact, Schema
 from runner.rollout.gate import RunState, Tally
 from runner.rollout.plan import Wish, plan
 from runner.settings import SluiceError
@@ -54,6 +54,7 @@ class MemoryFleet:
     role: str = "worker"
     bad_tasks: frozenset[str] = frozenset()  # releases whose tasks fail, but for the heartbeat
     no_capacity: bool = False
+    schema: Schema = Schema()
     migrated: list[str] = field(default_factory=list)
 
     @classmethod
@@ -97,7 +98,7 @@ class MemoryFleet:
             for m in self.machines
             if m.node not in ("", "gone")
         )
-        return Facts(self.role, "default" if self.role == "worker" else self.role, self.group(), nodes)
+        return Facts(self.role, "default" if self.role == "worker" else self.role, self.group(), nodes, self.schema)
 
     def group(self) -> Group:
         members = tuple(Instance(m.id, m.lifecycle, m.release) for m in self.machines if m.lifecycle)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.rollout.facts import Facts, Group, Instance, NodeFact
-from runner.rollout.plan import Step, Wish, plan
+from runner.rollout.facts import Facts, Group, Instance, NodeFact, Schema
+from runner.rollout.plan import Step, Wish, batch_size, plan
 from runner.rollout.retreat import way_back
 from runner.settings import RefusedError, UsageError
 
@@ -104,3 +106,121 @@ def test_an_abort_after_a_finished_batch_asks_whether_the_new_release_stays() ->
     first = [(s, {"before": ["i-1", "i-2"], "desired": 2}) for s in steps[:7]]
     assert [s.action for s in way_back(first, None, failed=False, drain_seconds=7)] == ["untag"]
     assert [s.action for s in way_back(first, None, failed=True, drain_seconds=7)] == ["tag"]
+
+
+def shape(steps: list[Step]) -> list[tuple[str, object]]:
+    """What each step does, to how many or to whom."""
+    return [(s.action, s.args.get("instances", s.args.get("count", s.args.get("phase", "")))) for s in steps]
+
+
+def test_a_canary_is_the_first_batch_and_bakes() -> None:
+    wish = Wish("new", batch="50%", canary=1, bake_seconds=90, gate_commands=("true",))
+    steps = plan(facts(*["old"] * 5), wish)
+    assert [s.args["count"] for s in steps if s.action == "surge"] == [1, 2, 2]
+    assert [s.args["seconds"] for s in steps if s.action == "bake"] == [90, 0, 0]
+    assert all(s.args["commands"] == ["true"] for s in steps if s.action == "bake")
+
+
+@pytest.mark.parametrize(("batch", "nodes", "size"), [("25%", 8, 2), ("25%", 3, 1), ("100%", 7, 7), (3, 9, 3), ("3", 9, 3)])
+def test_a_batch_is_a_count_or_a_share(batch: int | str, nodes: int, size: int) -> None:
+    assert batch_size(batch, nodes) == size
+
+
+@pytest.mark.parametrize("batch", ["0%", "101%", "-1", "x", "", "1.5"])
+def test_a_batch_that_is_neither(batch: str) -> None:
+    with pytest.raises(UsageError):
+        batch_size(batch, 4)
+
+
+def test_without_a_surge_old_nodes_go_before_new_ones_prove_themselves() -> None:
+    assert shape(plan(facts("old", "old", maximum=2), Wish("new", surge=0)))[1:7] == [
+        ("surge", 0),
+        ("drain", ["i-1"]),
+        ("terminate", ["i-1"]),
+        ("wait_ready", 1),
+        ("heartbeat", 1),
+        ("bake", 1),
+    ]
+
+
+def test_a_small_surge_proves_itself_before_a_large_batch_goes() -> None:
+    assert shape(plan(facts(*["old"] * 3, maximum=4), Wish("new", batch=3, surge=1)))[1:] == [
+        ("surge", 1),
+        ("wait_ready", 1),
+        ("heartbeat", 1),
+        ("bake", 1),
+        ("drain", ["i-1", "i-2", "i-3"]),
+        ("terminate", ["i-1", "i-2", "i-3"]),
+        ("wait_ready", 3),
+        ("heartbeat", 3),
+        ("bake", 3),
+    ]
+
+
+def test_schedulers_have_no_queue_and_web_nodes_drain_once_nobody_is_sent_to_them() -> None:
+    scheduler = replace(facts("old"), role="scheduler", pool="scheduler")
+    assert [a for a, _ in shape(plan(scheduler, Wish("new")))] == ["tag", "surge", "wait_ready", "drain", "terminate"]
+    web = replace(facts("old"), role="web", pool="web")
+    assert [a for a, _ in shape(plan(web, Wish("new", bake_seconds=5)))] == [
+        "tag",
+        "surge",
+        "wait_ready",
+        "bake",
+        "terminate",
+    ]
+
+
+def test_in_place_tells_nodes_and_replaces_none() -> None:
+    steps = plan(facts("old", "old", "new", maximum=3), Wish("new", strategy="in-place", batch=2))
+    assert shape(steps) == [
+        ("tag", ""),
+        ("order", ["i-1", "i-2"]),
+        ("wait_ready", ["i-1", "i-2"]),
+        ("heartbeat", ["i-1", "i-2"]),
+        ("bake", ["i-1", "i-2"]),
+    ]
+
+
+def test_migrations_come_before_the_first_and_after_the_last() -> None:
+    steps = plan(replace(facts("old"), schema=Schema(("pre_2",), ("post_2",))), Wish("new"))
+    assert shape(steps)[0] == ("schema", "pre") and shape(steps)[-1] == ("schema", "post")
+    assert plan(replace(facts("new", tag="new"), schema=Schema(("pre_2",))), Wish("new")) == []
+
+
+@pytest.mark.parametrize(
+    ("schema", "says"),
+    [
+        (Schema(ahead=("post_9",)), "older than the schema.*post_9"),
+        (Schema(pre=("pre_9",), blocked=("post_9",)), "needs post_9 first, which the running release old cannot"),
+    ],
+)
+def test_a_schema_that_does_not_go_with_the_release_is_refused(schema: Schema, says: str) -> None:
+    with pytest.raises(RefusedError, match=says):
+        plan(replace(facts("old"), schema=schema), Wish("new"))
+
+
+def test_a_pool_without_a_healthy_node_is_refused_unless_forced() -> None:
+    silent = facts("old", "old")
+    silent = replace(silent, nodes=tuple(replace(n, fresh=False) for n in silent.nodes))
+    with pytest.raises(RefusedError, match="none of the 2 nodes of g is healthy"):
+        plan(silent, Wish("new"))
+    assert plan(silent, Wish("new", force=True))
+
+
+def test_another_template_is_a_reason_to_roll_and_goes_back_with_the_tag() -> None:
+    members = (Instance("i-1", "InService", "new", "3"), Instance("i-2", "InService", "new", "4"))
+    nodes = tuple(NodeFact(m.instance_id, m.instance_id, "ready", "new") for m in members)
+    found = Facts("worker", "default", Group("g", 2, 0, 9, "new", members, "4"), nodes)
+    assert found.outdated("new") == ["i-1"]
+    assert plan(found, Wish("new", strategy="in-place")) == []  # new software does not change a machine
+    old = replace(found, group=replace(found.group, release="old"))
+    tag = plan(old, Wish("new"))[0]
+    assert tag.args["template_before"] == "3"
+    assert way_back([(tag, {})], None, failed=True, drain_seconds=1)[0].args["template"] == "3"
+    assert "template" not in way_back([(tag, {})], None, failed=False, drain_seconds=1)[0].args
+
+
+def test_what_a_pool_ran_before() -> None:
+    assert facts("old", "old").before("new") == "old"
+    assert facts("older", "new", "older", "old", tag="new").before("new") == "older"
+    assert facts("new", tag="new").before("new") == ""
