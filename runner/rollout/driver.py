@@ -16,7 +16,7 @@ from typing import Any, Literal, Protocol
 import structlog
 from botocore.exceptions import BotoCoreError, ClientError, CredentialRetrievalError, NoCredentialsError
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from runner.rollout.cloud import Cloud
 from runner.rollout.fleet import LiveFleet
@@ -324,7 +324,8 @@ def advance(engine: Engine, cloud: Cloud, rollout_id: int, owner: str, settings:
             ) from None
     except UnseatedError as e:
         log.warning("unseated", rollout=rollout_id, error=e.message)
-    except SluiceError as e:
+    except (SluiceError, OperationalError) as e:
+        # A migration that must not wait for a lock, for one; a database that is away raises again below.
         _note_trouble(journal, e)
     with engine.connect() as c:
         return rollouts.get(c, rollout_id).state == "running"

@@ -381,9 +381,7 @@ def test_a_release_older_than_the_schema_is_refused(world: World, deployctl: Run
     assert code == 3 and f"release {NEW} is older than the schema" in err and "post_0009" in err
 
 
-def test_a_new_template_is_rolled_out_and_a_bad_release_brings_the_old_one_back(
-    world: World, deployctl: Run
-) -> None:
+def test_a_new_template_is_rolled_out_and_a_bad_release_brings_the_old_one_back(world: World, deployctl: Run) -> None:
     # Given a group that launches from a newer template than its node came from
     world.publish(NEW)
     world.publish(OLD)

@@ -54,7 +54,7 @@ class MemoryFleet:
     role: str = "worker"
     bad_tasks: frozenset[str] = frozenset()  # releases whose tasks fail, but for the heartbeat
     no_capacity: bool = False
-    schema: Schema = Schema()
+    schema: Schema = field(default_factory=Schema)
     migrated: list[str] = field(default_factory=list)
 
     @classmethod

@@ -107,7 +107,7 @@ def prometheus() -> Iterator[str]:
             self.end_headers()
             self.wfile.write(json.dumps({"status": "success", "data": answers.get(query)}).encode())
 
-        log_message: Callable[..., None] = lambda *_: None  # noqa: E731
+        log_message: Callable[..., None] = lambda *_: None
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()

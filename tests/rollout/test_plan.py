@@ -121,7 +121,9 @@ def test_a_canary_is_the_first_batch_and_bakes() -> None:
     assert all(s.args["commands"] == ["true"] for s in steps if s.action == "bake")
 
 
-@pytest.mark.parametrize(("batch", "nodes", "size"), [("25%", 8, 2), ("25%", 3, 1), ("100%", 7, 7), (3, 9, 3), ("3", 9, 3)])
+@pytest.mark.parametrize(
+    ("batch", "nodes", "size"), [("25%", 8, 2), ("25%", 3, 1), ("100%", 7, 7), (3, 9, 3), ("3", 9, 3)]
+)
 def test_a_batch_is_a_count_or_a_share(batch: int | str, nodes: int, size: int) -> None:
     assert batch_size(batch, nodes) == size
 

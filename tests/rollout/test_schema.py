@@ -46,9 +46,7 @@ def compared(engine: Engine, content: bytes) -> Schema:
 
 def rack(engine: Engine) -> bool:
     with engine.connect() as c:
-        return bool(
-            c.execute(text("SELECT 1 FROM information_schema.columns WHERE column_name = 'rack'")).scalar()
-        )
+        return bool(c.execute(text("SELECT 1 FROM information_schema.columns WHERE column_name = 'rack'")).scalar())
 
 
 def test_the_same_schema(engine: Engine) -> None:
