@@ -278,7 +278,7 @@ def test_a_release_whose_tasks_fail_is_taken_back_with_the_numbers(pool: Pool) -
     run_on(pool, "i-1", "success", 40)
     run_on(pool, "i-3", "failed", 25)
     pool.age_steps(20)
-    view, steps = drive(pool, roll)
+    view, _ = drive(pool, roll)
     # Then the rest of the bake is spared
     assert view.state == "failed"
     assert (view.error or "").startswith("25 of 25 tasks failed on the new release, 0 of 40 on the old one (p = ")
