@@ -80,9 +80,14 @@ class Facts:
     nodes: tuple[NodeFact, ...] = ()
     schema: Schema = Schema()
 
+    def on(self, instance_id: str) -> list[NodeFact]:
+        """The nodes on this instance: one, or two while it changes its release in place; none before it registers."""
+        return [n for n in self.nodes if n.instance_id == instance_id]
+
     def node(self, instance_id: str) -> NodeFact | None:
-        """The node that runs on this instance, None if it has not registered."""
-        return next((n for n in self.nodes if n.instance_id == instance_id), None)
+        """The node that this instance is: of two the one that serves, and the later one of two that do."""
+        found = self.on(instance_id)
+        return next((n for n in reversed(found) if n.state == "ready"), found[-1] if found else None)
 
     def runs(self, instance: Instance) -> str:
         """The release a member runs: what its node says, else what it booted with."""

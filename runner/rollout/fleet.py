@@ -14,7 +14,7 @@ from runner.rollout.facts import Facts, Group, NodeFact
 from runner.rollout.gate import RunState, Tally
 from runner.rollout.release import archive_key
 from runner.settings import Settings, SluiceError
-from runner.state import nodes, queries, transitions
+from runner.state import nodes, orders, queries, transitions
 from runner.storage import Storage
 
 HEARTBEAT_DAG = "sluice_heartbeat"
@@ -82,18 +82,20 @@ class LiveFleet:
     def cordon(self, instance_id: str, *, reason: str, by: str, seconds: float) -> None:
         """Close the node of this instance; one that has not registered yet will find itself draining when it does."""
         with self.engine.begin() as connection:
-            node_id = self._node(connection, instance_id)
-            if node_id is None:
-                node_id = instance_id
-                info = nodes.NodeInfo(node_id, self.role, self.pool, "", "", instance_id=instance_id)
+            found = self._nodes(connection, instance_id)
+            if not found:
+                found = [instance_id]
+                info = nodes.NodeInfo(instance_id, self.role, self.pool, "", "", instance_id=instance_id)
                 nodes.register(connection, info, state="booting")
                 # It was not heard: what counts as silent need not be waited for.
-                connection.execute(text("DELETE FROM node_heartbeat WHERE node_id = :id"), {"id": node_id})
-            nodes.cordon(connection, node_id, reason=reason, by=by, deadline_seconds=seconds)
+                connection.execute(text("DELETE FROM node_heartbeat WHERE node_id = :id"), {"id": instance_id})
+            for node_id in found:
+                nodes.cordon(connection, node_id, reason=reason, by=by, deadline_seconds=seconds)
 
     def uncordon(self, instance_id: str, *, by: str) -> None:
+        """The last node of this instance takes tasks again."""
         with self.engine.begin() as connection:
-            if (node_id := self._node(connection, instance_id)) is not None:
+            for node_id in self._nodes(connection, instance_id)[-1:]:
                 nodes.uncordon(connection, node_id, by=by)
 
     def gone(self, instance_id: str) -> bool:
@@ -101,7 +103,7 @@ class LiveFleet:
         if not self.cloud.dead(instance_id):
             return False
         with self.engine.begin() as connection:
-            if (node_id := self._node(connection, instance_id)) is not None:
+            for node_id in self._nodes(connection, instance_id):
                 nodes.gone(connection, node_id, cause="the instance is terminated")
         return True
 
@@ -159,16 +161,27 @@ class LiveFleet:
             return [n.node_id for n in queries.fleet(connection) if n.release != release and n.state != "drained"]
 
     def order(self, instance_id: str, release: str, *, reason: str, by: str, seconds: float) -> None:
-        raise SluiceError("nodes do not change in place yet", "--strategy replace")
+        """Tell the machine to change to this release beside the one it runs."""
+        self.guard()
+        with self.engine.begin() as connection:
+            orders.give(connection, instance_id, release, reason=reason, by=by, drain_seconds=seconds)
 
-    def _node(self, connection: Connection, instance_id: str) -> str | None:
-        node_id: str | None = connection.execute(
+    def order_error(self, instance_id: str) -> str:
+        """Why the machine cannot do as it was told, as its agent has found last; "" if it can."""
+        with self.engine.connect() as connection:
+            order = orders.find(connection, instance_id)
+        return (order.error or "") if order else ""
+
+    def _nodes(self, connection: Connection, instance_id: str) -> list[str]:
+        """The nodes of this instance that are not gone, oldest first."""
+        found = connection.execute(
             text(
-                "SELECT node_id FROM node WHERE instance_id = :id OR node_id = :id ORDER BY registered_at DESC LIMIT 1"
+                "SELECT node_id FROM node WHERE (instance_id = :id OR node_id = :id) AND state <> 'gone'"
+                " ORDER BY registered_at, node_id"
             ),
             {"id": instance_id},
-        ).scalar()
-        return node_id
+        )
+        return list(found.scalars())
 
 
 def _run_of(connection: Connection, date: dt.datetime, queue: str) -> int | None:

@@ -78,6 +78,8 @@ class Step:
                 return f"{a['count']} more in {a['group']}" if a["count"] else f"{a['group']} stays as large as it is"
             case "order":
                 return f"{', '.join(a['instances'])} start {a['release']} beside what they run, which drains and stops"
+            case "relieve":
+                return f"what {', '.join(a['instances'])} ran before finishes its tasks and stops"
             case "wait_ready":
                 return f"{a['count']} on {a['release']} registered and heard, within {a['limit_seconds']:g} s"
             case "heartbeat":
@@ -194,8 +196,9 @@ def _replace(facts: Facts, number: int, leaving: Sequence[str], wish: Wish) -> l
 def _in_place(facts: Facts, number: int, changing: Sequence[str], wish: Wish) -> list[Step]:
     base: dict[str, Any] = {"batch": number, "group": facts.group.name}
     order = {**base, "instances": list(changing), "release": wish.release, "seconds": wish.drain_seconds}
+    order = {**order, **({"wait": True} if wish.wait else {})}
     gate = {**base, "count": len(changing), "release": wish.release, "instances": list(changing)}
-    return [Step("order", {**order, **({"wait": True} if wish.wait else {})}), *_gate(facts, gate, number, wish)]
+    return [Step("order", order), *_gate(facts, gate, number, wish), Step("relieve", order)]
 
 
 def _gate(facts: Facts, args: dict[str, Any], number: int, wish: Wish) -> list[Step]:

@@ -42,7 +42,8 @@ def _retreat(done: Sequence[Made], current: Made | None, drain_seconds: float, f
         step, memory = made["order"]
         if not failed or not memory.get("before"):
             return []  # what a node was told it will do; both releases are good
-        return [Step("order", {**step.args, "releases": memory["before"], "undo": True})]
+        undo = {**step.args, "releases": dict(memory["before"])}
+        return [Step("order", undo), Step("relieve", undo)]
     if "surge" not in made or "desired" not in made["surge"][1]:
         return []
     step, memory = made["surge"]

@@ -59,6 +59,8 @@ class Fleet(Protocol):
 
     def order(self, instance_id: str, release: str, *, reason: str, by: str, seconds: float) -> None: ...
 
+    def order_error(self, instance_id: str) -> str: ...
+
 
 @dataclass(frozen=True)
 class Context:
@@ -171,12 +173,18 @@ def wait_ready(fleet: Fleet, context: Context) -> Outcome:
     asked, said = context.detail.get("asked", 0.0), context.detail.get("trouble", "")
     if len(seen) < count and only is None and context.age - asked >= LAUNCH_SECONDS:
         asked, said = round(context.age, 1), fleet.launch_error(context.started_at)
-    if len(seen) < count:
-        detail.update({"asked": asked} if asked else {}, **({"trouble": said} if said else {}))
+    if only is not None:
+        said = next((f"{i}: {e}" for i in only if (e := fleet.order_error(i))), "")
+        asked = 0.0
+    if said and (only is not None or len(seen) < count):
+        detail["trouble"] = said
+    if asked:
+        detail["asked"] = asked
     if context.age > limit:
         error = gate.ready_error(count, len(ready), context.age, seen, tried)
         # Without a machine to run on, nothing is known against the release.
-        return Failed(f"{error}: {said}" if "trouble" in detail else error, detail, blame="trouble" not in detail)
+        blame = only is not None or "trouble" not in detail
+        return Failed(f"{error}: {said}" if "trouble" in detail else error, detail, blame)
     return Waiting(detail)
 
 
@@ -229,6 +237,24 @@ def order(fleet: Fleet, context: Context) -> Outcome:
         release = args.get("releases", {}).get(instance, args["release"])
         fleet.order(instance, release, reason=context.reason, by=context.by, seconds=seconds)
     return Done(dict(context.detail))
+
+
+def relieve(fleet: Fleet, context: Context) -> Outcome:
+    """What ran on the changed nodes before has finished its tasks and stopped. Its agent holds the deadline."""
+    args, facts = context.args, fleet.facts()
+    seconds = float(args["seconds"])
+    left = {}
+    for instance in args["instances"]:
+        release = args.get("releases", {}).get(instance, args["release"])
+        others = [n for n in facts.on(instance) if n.release != release and n.state not in ("drained", "gone")]
+        if any(n.fresh or n.running for n in others) and facts.group.find(instance) is not None:
+            left[instance] = sum(n.running for n in others)
+    late = context.age > seconds
+    if left and late and not args.get("wait") and context.age > seconds + DRAIN_MARGIN_SECONDS:
+        return Done({"left": left, "forced": True})
+    if not left:
+        return Done({"left": {}})
+    return Waiting({"left": left, **({"late": True} if late and args.get("wait") else {})})
 
 
 def drain(fleet: Fleet, context: Context) -> Outcome:
@@ -305,14 +331,14 @@ def _running(fleet: Fleet, facts: Facts, context: Context, instance: str, second
     """Cordon a node and return how many tasks it still runs; None once there is nothing to wait for."""
     if facts.group.find(instance) is None:
         return None
-    node = facts.node(instance)
-    if node is None or node.state in ("booting", "ready"):
+    here = facts.on(instance)
+    if not here or any(n.state in ("booting", "ready") for n in here):
         # Also before it has registered: it would be ready the moment it does.
         fleet.cordon(instance, reason=context.reason, by=context.by, seconds=seconds)
-        return node.running if node else 0
-    if node.state in ("drained", "gone") or (not node.fresh and not node.running):
+        return sum(n.running for n in here)
+    if all(n.state in ("drained", "gone") or (not n.fresh and not n.running) for n in here):
         return None
-    return node.running
+    return sum(n.running for n in here)
 
 
 def _whom(context: Context) -> tuple[Collection[str], Collection[str] | None]:
@@ -348,6 +374,7 @@ ACTIONS: dict[str, Callable[[Fleet, Context], Outcome]] = {
     "heartbeat": heartbeat,
     "bake": bake,
     "order": order,
+    "relieve": relieve,
     "drain": drain,
     "terminate": terminate,
     "retreat": retreat,

@@ -33,6 +33,16 @@ class Machine:
     busy: int = 0
     boot: int = 0  # ticks until it registers
     alive: bool = True
+    ordered: str = ""  # the release it was told to change to
+    beside: list[tuple[str, int]] = field(default_factory=list)  # what drains there: release, ticks
+
+    def change(self, release: str) -> None:
+        self.ordered, self.boot = release, 2
+        # What drains already serves again at once.
+        for other, busy in self.beside:
+            if other == release:
+                self.beside = [(self.release, self.busy)]
+                self.release, self.busy, self.ordered = release, busy, ""
 
 
 @dataclass
@@ -70,6 +80,11 @@ class MemoryFleet:
             if not m.alive:
                 continue
             m.busy = max(0, m.busy - 1)
+            m.beside = [(r, busy - 1) for r, busy in m.beside if busy > 0]
+            if m.ordered and m.ordered not in self.broken and m.ordered != m.release:
+                m.boot -= 1
+                if m.boot <= 0:  # it is ready, and the other one gives way
+                    m.beside, m.release, m.busy = [*m.beside, (m.release, m.busy)], m.ordered, 0
             if m.node == "" and m.release not in self.broken:
                 m.boot -= 1
                 if m.boot <= 0:
@@ -97,6 +112,12 @@ class MemoryFleet:
             NodeFact(m.id, m.id, m.node, m.release, m.alive, m.busy)
             for m in self.machines
             if m.node not in ("", "gone")
+        )
+        nodes += tuple(
+            NodeFact(f"{m.id}.{r}", m.id, "draining", r, m.alive, busy)
+            for m in self.machines
+            if m.alive
+            for r, busy in m.beside
         )
         return Facts(self.role, "default" if self.role == "worker" else self.role, self.group(), nodes, self.schema)
 
@@ -175,7 +196,12 @@ class MemoryFleet:
         return [m.id for m in self.machines if m.alive and m.release != release]
 
     def order(self, instance_id: str, release: str, *, reason: str, by: str, seconds: float) -> None:
-        raise AssertionError("nodes are replaced here")
+        machine = self._machine(instance_id)
+        if machine.ordered != release:
+            self._do("order", lambda: machine.change(release))
+
+    def order_error(self, instance_id: str) -> str:
+        return ""
 
     def _machine(self, instance_id: str) -> Machine:
         return next(m for m in self.machines if m.id == instance_id)

@@ -231,3 +231,29 @@ def test_a_schema_goes_along() -> None:
     d = Drill(fleet, Wish("new"))
     assert d.run() == "succeeded"
     assert fleet.migrated == ["pre", "post"]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(1, 4), st.integers(1, 3), st.integers(0, 80), st.integers(0, 99))
+def test_in_place_changes_every_node_and_replaces_none(n: int, batch: int, crash_at: int, seed: int) -> None:
+    d = Drill(shuffled(seed, MemoryFleet.of(n)), Wish("new", batch, 60, 20, 60, strategy="in-place"), crash_at)
+    assert d.run() == "succeeded"
+    assert d.settled() == (n, n, "new", ["new"] * n)
+    assert d.fleet.launched == n and d.fleet.fewest_serving == n and d.fleet.killed_tasks == 0
+    assert not any(m.beside for m in d.fleet.machines)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.sampled_from(["broken", "failing", "bad_tasks"]),
+    st.integers(1, 4),
+    st.integers(1, 3),
+    st.integers(0, 60),
+    st.integers(0, 99),
+)
+def test_in_place_a_bad_release_is_taken_back(how: str, n: int, batch: int, crash_at: int, seed: int) -> None:
+    fleet = MemoryFleet.of(n, **{how: frozenset({"new"})})  # type: ignore[arg-type]
+    d = Drill(shuffled(seed, fleet), Wish("new", batch, 30, 20, 60, strategy="in-place"), crash_at)
+    assert d.run() == "failed"
+    assert d.settled() == (n, n, "old", ["old"] * n)
+    assert d.fleet.fewest_serving == n and d.fleet.launched == n

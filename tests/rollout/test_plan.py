@@ -180,6 +180,7 @@ def test_in_place_tells_nodes_and_replaces_none() -> None:
         ("wait_ready", ["i-1", "i-2"]),
         ("heartbeat", ["i-1", "i-2"]),
         ("bake", ["i-1", "i-2"]),
+        ("relieve", ["i-1", "i-2"]),
     ]
 
 
