@@ -81,6 +81,22 @@ SEARCHED: dict[str, tuple[str, str, dict[str, Any], str, str, str]] = {
         "LaunchTemplateId",
         "",
     ),
+    "aws_flow_log": (
+        "ec2",
+        "describe_flow_logs",
+        {"Filter": [{"Name": "resource-id", "Values": ["{vpc_id}"]}]},
+        "FlowLogs",
+        "FlowLogId",
+        "",
+    ),
+    "aws_internet_gateway": (
+        "ec2",
+        "describe_internet_gateways",
+        {"Filters": [{"Name": "attachment.vpc-id", "Values": ["{vpc_id}"]}]},
+        "InternetGateways",
+        "InternetGatewayId",
+        "",
+    ),
     "aws_subnet": ("ec2", "describe_subnets", _in_vpc("cidr-block", "{cidr_block}"), "Subnets", "SubnetId", ""),
     "aws_security_group": (
         "ec2",
