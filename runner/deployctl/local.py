@@ -32,8 +32,8 @@ def up_command(
     """Bring up the local cloud: engines, AWS, Terraform stacks, nodes. Safe to run again."""
     quick = LocalCloud(nodes=nodes)
     quick.check_nodes()
-    if quick.started() and (nodes := quick.healthy()):
-        output.note(f"already up: {len(nodes)} nodes, AWS at {quick.state.aws_endpoint}")
+    if quick.started() and (fleet := quick.healthy()):
+        output.note(f"already up: {len(fleet)} nodes, AWS at {quick.state.aws_endpoint}")
     else:
         interrupted = threading.Event()
 

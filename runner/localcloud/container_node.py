@@ -89,11 +89,10 @@ class ContainerNode(Node):
             elif found["Status"] != "running":
                 self.say(f"power on again at {address}")
                 engine.run("start", self.container)
-            found = engine.inspect(self.container)
-            pid = int(found["Pid"]) if found else 0
-            if not pid:
+            found = engine.inspect(self.container) or {"Pid": 0}
+            if not found["Pid"]:
                 raise SluiceError("the container has ended at once")
-            bridge.plug(self.yard.bridge, self.yard.cidr, self.id, pid, address)
+            bridge.plug(self.yard.bridge, self.yard.cidr, self.id, int(found["Pid"]), address)
         pid = int(found["Pid"])
         born = birth(pid)
         if born is None:

@@ -31,6 +31,8 @@ _WAIT_SECONDS = 0.3
 _LOOK_SECONDS = 0.5
 _STEADY_SECONDS = 60.0
 _BACKOFF_MAX_SECONDS = 30.0
+# A container's console puts the time and the unit before each line, and a carriage return behind it.
+_ERROR = re.compile(r"^(?:\S+ \S+ \w .*?)?(error: .*?)\r?$", re.MULTILINE)
 
 
 class BootError(SluiceError):
@@ -234,10 +236,7 @@ def trouble(home: Path) -> str:
     """Why the machine is not up, as far as it can be told: its service's last error, else its console's last line."""
     for log in sorted(home.glob("log/*.log")):
         with contextlib.suppress(OSError, IndexError):
-            # A container's console puts the time and the unit before each line.
-            return re.findall(r"^(?:\S+ \S+ \w .*?)?(error: .*?)\r?$", log.read_text(errors="replace"), re.MULTILINE)[
-                -1
-            ]
+            return str(_ERROR.findall(log.read_text(errors="replace"))[-1])
     return last_words(home)
 
 

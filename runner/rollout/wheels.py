@@ -146,9 +146,7 @@ def closure(
     return sorted(wheels.values(), key=lambda p: p.name)
 
 
-def _wanted(
-    by: str, needs: Iterable[Requirement], extras: Iterable[str], target: Target
-) -> set[tuple[str, str, str]]:
+def _wanted(by: str, needs: Iterable[Requirement], extras: Iterable[str], target: Target) -> set[tuple[str, str, str]]:
     """(package, one of its extras or "", who needs it)."""
     extras = ["", *extras]
     return {
