@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +16,10 @@ from runner.telemetry.alive import birth
 
 _LOOK_SECONDS = 0.5
 _TRY_AGAIN_SECONDS = 5.0
-_CLOUD_INIT = {
-    "datasource_list": ["Ec2"],
-    "datasource": {"Ec2": {"strict_id": False, "max_wait": 300, "timeout": 20}},
-}
+# Lines and not a dump: what decides whether cloud-init runs at all is a shell script that reads this by lines.
+_CLOUD_INIT = """datasource_list: [Ec2]
+datasource: {{Ec2: {{metadata_urls: ["{imds_url}"], strict_id: false, max_wait: 300, timeout: 20}}}}
+"""
 
 
 @dataclass(frozen=True)
@@ -110,9 +109,7 @@ class ContainerNode(Node):
         for name in ("log", "journal"):
             (self.home / name).mkdir(parents=True, exist_ok=True)
         imds = self.yard.imds_url
-        config = json.loads(json.dumps(_CLOUD_INIT))
-        config["datasource"]["Ec2"]["metadata_urls"] = [imds]
-        (self.home / "cloud.cfg").write_text(json.dumps(config, indent=2) + "\n")
+        (self.home / "cloud.cfg").write_text(_CLOUD_INIT.format(imds_url=imds))
         environment = local_state.load(self.host.directory).machine_environment(imds)
         # Every service inherits it: this is all the difference between a machine here and one on AWS.
         assignments = " ".join(f'"{name}={value}"' for name, value in environment.items())

@@ -18,6 +18,7 @@ from runner.settings import SluiceError, UsageError
 LABEL = "sluice.directory"  # on each container: the local cloud it belongs to
 _RUNROOT = "/run/sluice/containers"  # gone after a restart of the host, as podman wants it
 _MAX_FILES = 65536
+_MAX_PROCESSES = 16384  # podman lowers its own limit to half of what the kernel would give
 
 
 @dataclass(frozen=True)
@@ -102,22 +103,23 @@ def find() -> Engine:
 
 def run_argv(engine: Engine, container: Container) -> list[str]:
     """The arguments that start a machine. Pure, but for the limits of this process, which nothing can exceed."""
-    files = min(_hard_limit(resource.RLIMIT_NOFILE), _MAX_FILES)
+    files = _limit(resource.RLIMIT_NOFILE, _MAX_FILES)
+    processes = _limit(resource.RLIMIT_NPROC, _MAX_PROCESSES)
     argv = ["run", "--detach", "--tty", "--name", container.name, "--hostname", container.hostname]
     argv += ["--label", f"{LABEL}={container.directory}"]
     # The address comes from bridge.plug(), the same way with either engine.
     argv += ["--network", "none"]
     # Said because the engines ask for more than a host that is a container itself may give.
     argv += ["--ulimit", f"nofile={files}:{files}"]
-    argv += ["--ulimit", "nproc={0}:{0}".format(min(_hard_limit(resource.RLIMIT_NPROC), _MAX_FILES))]
+    argv += ["--ulimit", f"nproc={processes}:{processes}"]
     # What systemd needs to give its services namespaces of their own.
     argv += ["--cap-add", "SYS_ADMIN", "--security-opt", "seccomp=unconfined", "--security-opt", "apparmor=unconfined"]
     if engine.name == "podman":
-        argv += ["--systemd", "always", "--security-opt", "unmask=ALL"]
+        argv += ["--systemd", "always"]
         argv += ["--log-driver", "k8s-file", "--log-opt", f"path={container.console}"]
     else:
         argv += ["--cgroupns", "host", "--volume", "/sys/fs/cgroup:/sys/fs/cgroup:rw", "--env", "container=docker"]
-        argv += ["--security-opt", "systempaths=unconfined", "--stop-signal", "SIGRTMIN+3"]
+        argv += ["--stop-signal", "SIGRTMIN+3"]
         for path in ("/run", "/run/lock", "/tmp"):
             argv += ["--tmpfs", path]
     for source, target in container.mounts.items():
@@ -130,6 +132,6 @@ def execute(engine: Engine, name: str, command: Sequence[str]) -> subprocess.Com
     return engine.run("exec", name, *command, check=False)
 
 
-def _hard_limit(which: int) -> int:
+def _limit(which: int, wanted: int) -> int:
     hard = resource.getrlimit(which)[1]
-    return _MAX_FILES if hard == resource.RLIM_INFINITY else hard
+    return wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)
