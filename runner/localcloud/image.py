@@ -47,8 +47,10 @@ def ensure(engine: Engine, say: Callable[[str], None] = lambda text: None) -> st
 def _build(engine: Engine, scratch: Path, name: str, log: Path) -> None:
     root = scratch / "root"
     mirror = os.environ.get("SLUICE_DEBIAN_MIRROR", "")
+    # What it mounts and starts ends with it, however it ends: nothing may ever be deleted through a mount of /proc.
+    argv = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", str(RECIPE), str(root)]
     with log.open("wb") as out:
-        argv = ["sh", str(RECIPE), str(root), *filter(None, [mirror])]
+        argv += [mirror] if mirror else []
         done = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=out, stderr=out, check=False)
     if done.returncode != 0:
         said = (log.read_text(errors="replace").strip() or "nothing").splitlines()[-1]
