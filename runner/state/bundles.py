@@ -326,9 +326,10 @@ def deployed_since(connection: Connection, deploy: int, limit: int = 3) -> list[
     return list(dict.fromkeys(rows.scalars()))
 
 
-def connections(connection: Connection) -> set[str]:
-    """Names of the connections that this environment has, for what a bundle's tasks say they need."""
-    return set(connection.execute(text("SELECT name FROM connection")).scalars())
+def known(connection: Connection) -> tuple[set[str], set[str]]:
+    """Names of the connections and of the pools that this environment has, for what a bundle's tasks say they need."""
+    names = [connection.execute(text(f"SELECT name FROM {table}")).scalars() for table in ("connection", "pool")]
+    return set(names[0]), set(names[1])
 
 
 def _unknown(connection: Connection, name: str) -> UsageError:
