@@ -96,7 +96,7 @@ def test_everything_that_was_changed_is_in_one_list(deployctl: Run, engine: Engi
     assert by_id["code-2"]["tasks"] == {"in_flight": 0, "handed_on": 0, "lost": 0}
     # And a person sees the same, and may ask for one kind
     out = deployctl("history")[1]
-    assert f"{first[:12]} → {second[:12]}" in out and "roll worker/cpu" in out and "2 added" in out
+    assert f"{first[:8]} → {second[:8]}" in out and "worker/cpu" in out and "2 added" in out
     assert [c["id"] for c in deployctl("history", "--kind", "release", "--json")[1]] == [failed, roll]
     assert deployctl("history", "--kind", "people")[0] == 2
 
@@ -192,7 +192,7 @@ def test_infrastructure_is_undone_from_the_commit_before(tiny: Path, deployctl: 
     commit("default = 5")
     assert deployctl("infra", "apply", "--stack", "network", "--yes")[0] == 0
     newer, older = deployctl("history", "--kind", "infra", "--json")[1]
-    assert older["after"] == f"3 added ({first[:10]})" and newer["after"].startswith("3 added, 1 changed")
+    assert older["after"] == f"3 added at {first[:7]}" and newer["after"].startswith("3 added, 1 changed")
     # When the newer is undone
     code, _, err = deployctl("rollback", older["id"], "--yes")
     assert code == 3 and "was changed again since" in err

@@ -8,7 +8,7 @@ import pytest
 
 from runner.rollout.celery_fleet.journal import Journal, alone, journal_of
 from runner.rollout.celery_fleet.plan import Action, Record, Target, actions, plan, remaining
-from runner.rollout.celery_fleet.spec import FleetSpec, SpecError, batch_size, load
+from runner.rollout.celery_fleet.spec import FleetSpec, RollOptions, SpecError, batch_size, load
 from runner.settings import RefusedError, UsageError
 
 WHOLE = """\
@@ -44,6 +44,17 @@ def test_a_whole_file(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert spec.broker.url == "redis://elsewhere:6379/0"
     assert [h.address for h in spec.hosts] == ["web-1", "web-2"]
     assert spec.roll.drain_deadline == 600 and spec.workers == ("celery@{hostname}",)
+
+
+def test_the_file_in_the_documentation_is_a_whole_one(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHOP_BROKER", "redis://broker")
+    page = (Path(__file__).parents[3] / "docs" / "celery-fleets.md").read_text()
+    whole, group = [block.partition("```")[0] for block in page.split("```yaml\n")[1:]]
+    spec = read(file, whole)
+    assert spec.commands and spec.commands.check and spec.roll == RollOptions()
+    hosts = whole[whole.index("\nhosts:") : whole.index("\nworkers:")]
+    in_group = read(file, whole.replace(hosts, f"\n{group.strip()}")).autoscaling_group
+    assert in_group is not None and in_group.strategy == "in-place"
 
 
 @pytest.mark.parametrize(
