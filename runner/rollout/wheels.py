@@ -146,9 +146,7 @@ def closure(
     return sorted(wheels.values(), key=lambda p: p.name)
 
 
-def _wanted(
-    by: str, needs: Iterable[Requirement], extras: Iterable[str], target: Target
-) -> set[tuple[str, str, str]]:
+def _wanted(by: str, needs: Iterable[Requirement], extras: Iterable[str], target: Target) -> set[tuple[str, str, str]]:
     """(package, one of its extras or "", who needs it)."""
     extras = ["", *extras]
     return {
@@ -217,7 +215,9 @@ class Wheels:
                     f"wheels for {target} cannot be fetched: {last_error(done.stdout)}",
                     "is the package index reachable? `--no-wheels` builds a release for local process nodes",
                 )
-            wheels = {canonicalize_name(path.name.split("-")[0]): path for path in folder.glob("*.whl")}
+            wheels: dict[str, Path] = {
+                canonicalize_name(path.name.split("-")[0]): path for path in folder.glob("*.whl")
+            }
             for pin in pins:
                 if pin.name in wheels:
                     self._keep(pin, target, wheels[pin.name])
