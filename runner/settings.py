@@ -52,7 +52,13 @@ class Settings(BaseSettings):
     artifacts_url: str = Field("", description="where releases/ and bundles/ are kept: s3://… or file:///…")
     storage_url: str = Field("", description="where logs/ and files/ are kept: s3://… or file:///…")
     home: Path = Field(Path(".sluice/home"), description="this node's own directory: caches, spool, logs")
-    role: Literal["worker", "scheduler", "web"] = Field("worker", description="what this node runs")
+    role: Literal["worker", "scheduler", "web", "monitoring"] = Field("worker", description="what this node runs")
+    supervisor: Literal["process", "systemd"] = Field(
+        "process", description="who runs the node's service: process, a child of the agent; systemd, a unit"
+    )
+    rebalance: Literal["replace", "ignore"] = Field(
+        "replace", description="what a spot node does when EC2 recommends to rebalance: replace drains and replaces it"
+    )
     pool: str = Field("default", description="worker pool of this node")
     queues: str = Field("default", description="queues this node's workers consume, comma separated")
     slots: int = Field(4, ge=1, description="tasks this node runs at once")

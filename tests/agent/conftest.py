@@ -15,8 +15,8 @@ import boto3
 import pytest
 from sqlalchemy import Engine, text
 
+from runner.agent.child import ChildService, ChildSupervisor
 from runner.agent.main import Agent
-from runner.agent.service import Service
 from runner.authoring.spec import DagSpec, TaskSpec
 from runner.localcloud import process
 from runner.localcloud.cloud import Cloud
@@ -156,14 +156,21 @@ class Node:
 
     def new_agent(self) -> Agent:
         agent = Agent(self.settings, self.engine)
-        agent.service = self.service()
+        assert isinstance(agent.supervisor, ChildSupervisor)
+        agent.supervisor._service = self.new_service()
         return agent
 
-    def service(self) -> Service:
+    @property
+    def service(self) -> ChildService:
+        supervisor = self.agent.supervisor
+        assert isinstance(supervisor, ChildSupervisor)
+        return supervisor._service
+
+    def new_service(self) -> ChildService:
         env = {**os.environ, "SLUICE_HOME": str(self.home), "SLUICE_DATABASE_URL": self.url}
         env["SLUICE_NODE_ID"] = self.settings.node_id
         argv = [sys.executable, str(STUB), self.settings.role]
-        return Service(argv, env, self.home / "log" / "stub.log", self.home / "stub.pid")
+        return ChildService(argv, env, self.home / "log" / "stub.log", self.home / "stub.pid")
 
     def row(self) -> queries.NodeRow | None:
         with self.engine.connect() as c:
@@ -216,7 +223,7 @@ class Node:
 
     def close(self) -> None:
         (self.home / "deaf").unlink(missing_ok=True)
-        eventually(lambda: self.agent.service.stop(0.5))
+        eventually(lambda: self.service.stop(0.5))
 
 
 @pytest.fixture

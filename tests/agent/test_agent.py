@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.agent import main
+from runner.agent import cloud, main
 from runner.telemetry.alive import birth
 
 from .conftest import Aws, Node, eventually
@@ -28,7 +28,7 @@ def alive(pid: int) -> bool:
 
 def test_the_service_is_started_and_restarted_when_it_dies(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("runner.agent.service._FIRST_PAUSE_SECONDS", 0.1)
-    node.agent.service = node.service()
+    node.agent = node.new_agent()
     # Given a running service
     node.until(lambda: node.state == "ready")
     (first,) = node.starts()
@@ -36,14 +36,14 @@ def test_the_service_is_started_and_restarted_when_it_dies(node: Node, monkeypat
     os.kill(first, signal.SIGKILL)
     # Then another takes its place
     node.until(lambda: len(node.starts()) == 2)
-    node.until(lambda: node.agent.service.pid == node.starts()[1])
+    node.until(lambda: node.service.pid == node.starts()[1])
 
 
 def test_a_service_that_fails_again_and_again_is_started_ever_more_slowly(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("runner.agent.service._FIRST_PAUSE_SECONDS", 0.1)
-    node.agent.service = node.service()
+    node.agent = node.new_agent()
     (node.home / "refuse").touch()
     began = time.monotonic()
     node.until(lambda: len(node.starts()) == 4)
@@ -60,10 +60,10 @@ def test_a_drain_waits_for_the_running_task_and_stops_the_service(node: Node) ->
         node.agent.turn()
         time.sleep(0.02)
     # Then the task goes on
-    assert node.state == "draining" and node.agent.service.alive()
+    assert node.state == "draining" and node.service.alive()
     # And when the task has ended, the worker is stopped, once, and stays down
     node.finish(claim)
-    node.until(lambda: node.state == "drained" and not node.agent.service.alive())
+    node.until(lambda: node.state == "drained" and not node.service.alive())
     for _ in range(5):
         node.agent.turn()
     assert len(node.starts()) == 1 and node.state == "drained"
@@ -75,7 +75,7 @@ def test_a_worker_that_dies_while_draining_is_not_restarted_and_its_task_handed_
     node.lease()
     node.cordon()
     node.agent.turn()
-    os.kill(node.agent.service.pid, signal.SIGKILL)
+    os.kill(node.service.pid, signal.SIGKILL)
     node.until(lambda: node.state == "drained")
     assert node.task() == ("ready", 1, 0)  # interrupted, no retry used
     assert len(node.starts()) == 1
@@ -108,7 +108,7 @@ def test_a_scheduler_is_stopped_at_once(make_node: Callable[..., Node]) -> None:
     node = make_node(role="scheduler")
     node.until(lambda: node.state == "ready")
     node.cordon()
-    node.until(lambda: node.state == "drained" and not node.agent.service.alive())
+    node.until(lambda: node.state == "drained" and not node.service.alive())
 
 
 # --- in a cloud -----------------------------------------------------------------------------------------------
@@ -146,7 +146,7 @@ def test_termination_waits_for_the_task_while_the_hook_is_kept_open(
     while time.monotonic() < until:
         cloud_node.agent.turn()
         time.sleep(0.2)
-    assert aws.state == "Terminating:Wait" and cloud_node.agent.service.alive()
+    assert aws.state == "Terminating:Wait" and cloud_node.service.alive()
     # And when the task has ended, the machine is given away
     cloud_node.finish(claim)
     cloud_node.until(lambda: cloud_node.state == "gone")
@@ -158,7 +158,7 @@ def test_a_spot_notice_drains_at_once_and_hands_on_what_does_not_end_in_time(
     cloud_node: Node, aws: Aws, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(main, "EXIT_SECONDS", 0.3)
-    monkeypatch.setattr(main, "SPOT_MARGIN_SECONDS", 1.0)
+    monkeypatch.setattr(cloud, "SPOT_MARGIN_SECONDS", 1.0)
     cloud_node.until(lambda: aws.state == "InService")
     cloud_node.lease()
     aws.server.notices.post(aws.instance, "terminate", 3.0)
@@ -175,8 +175,9 @@ def test_a_spot_notice_drains_at_once_and_hands_on_what_does_not_end_in_time(
 def start_agent(node: Node) -> subprocess.Popen[bytes]:
     program = (
         "import sys; from runner.agent import main; from runner.settings import load\n"
-        "from runner.agent.service import Service\n"
-        "main.Service = lambda argv, env, log, pid: Service([sys.executable, sys.argv[1], argv[-1]], env, log, pid)\n"
+        "from runner.agent import child\n"
+        "Real = child.ChildService\n"
+        "child.ChildService = lambda argv, *rest: Real([sys.executable, sys.argv[1], argv[-1]], *rest)\n"
         "sys.exit(main.run(load()))"
     )
     s = node.settings
@@ -242,7 +243,7 @@ def test_a_database_that_is_away_does_not_end_the_agent(make_node: Callable[...,
 
     away = db.connect(f"postgresql://x@/none?host={tmp_path}")
     there, node.agent.engine = node.agent.engine, away
-    assert node.agent.turn()[1] == []
+    assert node.agent.turn()[0][1] == []
     node.agent.engine = there
-    assert node.agent.service.alive()
+    assert node.service.alive()
     away.dispose()
