@@ -45,11 +45,13 @@ NOUNS = (
     Noun("dags", "Pipelines: publish bundles."),
     Noun("roll", "Move a fleet to another release without losing a task.", function="roll"),
     Noun("fleet", "What runs where."),
+    Noun("configure", "Ansible: bring the hosts of an environment to what the roles say.", function="configure"),
 )
 
 # Which extra brings a package; what is not named here comes with the base install.
 _EXTRA_OF = {
     "ansible": "deploy",
+    "ansible_runner": "deploy",
     "fabric": "deploy",
     "hatchling": "deploy",
     "python_terraform": "deploy",
