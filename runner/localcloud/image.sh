@@ -37,9 +37,8 @@ cloud_init_modules: [write-files]
 cloud_config_modules: [runcmd]
 cloud_final_modules: [scripts-user, final-message]
 system_info: {distro: debian, paths: {cloud_dir: /var/lib/cloud, templates_dir: /etc/cloud/templates}}
-output: {all: "| tee -a /var/log/cloud-init-output.log"}
 CONFIG
-rm -f "$root"/etc/cloud/cloud.cfg.d/*
+rm -f "$root/etc/cloud/cloud.cfg.d/90_dpkg.cfg" # where to look for user data; each machine is told
 # On EC2 the firmware says that it is EC2, and only then does cloud-init ask for the token that IMDSv2 wants.
 # A container has no firmware.
 sed -i 's/^def identify_aws(data):$/&\n    return CloudNames.AWS/' \
