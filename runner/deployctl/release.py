@@ -8,6 +8,7 @@ import typer
 
 from runner.deployctl import client, output
 from runner.rollout import release as releases
+from runner.rollout.wheels import Target
 from runner.state import rollouts
 
 app = typer.Typer(no_args_is_help=True)
@@ -19,17 +20,26 @@ def build(
     label: str = typer.Option("", "--label", help="A word for people; part of the release's identity."),
     root: Path = typer.Option(Path(), "--root", help="The source tree.", show_default="this directory"),
     out: Path | None = typer.Option(None, "--out", help="Where the archive goes.", show_default="<root>/dist/releases"),
+    platform: str = typer.Option("linux_x86_64", "--platform", help="What nodes are: linux_x86_64 or linux_aarch64."),
+    python: list[str] = typer.Option(["3.11"], "--python", help="Their Python; may be given several times."),
+    extra: list[str] = typer.Option(list(releases.EXTRAS), "--extra", help="Extras of ours that they run."),
+    no_wheels: bool = typer.Option(False, "--no-wheels", help="For process nodes of a local cloud alone: our wheel."),
     as_json: bool = typer.Option(False, "--json", help="Print the result as JSON."),
 ) -> None:
     """Build a release from the source tree, and publish it if an environment is named.
 
     The same tree with the same label gives the same id and the same bytes.
     """
+    targets = [] if no_wheels else [Target(version, platform) for version in python]
+
+    def make() -> releases.BuiltRelease:
+        return releases.build(root, label, out, targets=targets, extras=extra)
+
     if not env:
-        built, published = releases.build(root, label, out), None
+        built, published = make(), None
     else:
         with client.connect(env) as c:
-            built = releases.build(root, label, out)
+            built = make()
             with c.engine.begin() as connection:
                 published = releases.publish(built, c.artifacts(), connection, client.who())
     size = built.path.stat().st_size

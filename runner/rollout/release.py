@@ -1,10 +1,10 @@
 """Releases: a content-addressed archive of everything a node runs.
 
-    releases/<id>.tar.gz    wheel/  requirements.lock  systemd/  ansible/  scripts/bootstrap  manifest.json
-    releases/<id>.json      the manifest alone: label, git commit, files with their sha256
+    releases/<id>.tar.gz    wheel/ (ours)  wheels/ (what it needs)  systemd/  ansible/  scripts/  manifest.json
+    releases/<id>.json      the manifest, and the archive's sha256: label, git commit, files with their sha256
 
-The id is the first 12 hex digits of the sha256 over the files and the label. The same tree gives the same bytes and
-the same id on any machine, so building twice publishes once.
+The id is the first 12 hex digits of the sha256 over the files, what they are built for and the label. The same tree
+gives the same bytes and the same id on any machine, so building twice publishes once.
 """
 
 from __future__ import annotations
@@ -18,19 +18,22 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from sqlalchemy import Connection
 
+from runner.rollout.wheels import Target, Wheels, closure, pins_of, requires
 from runner.settings import SluiceError, UsageError
 from runner.state import rollouts
 from runner.storage import Storage
 
 _TREES = ("systemd", "ansible")  # taken whole
-_FILES = ("requirements.lock", "scripts/bootstrap")
+_FILES = ("scripts/bootstrap", "scripts/install", "scripts/compile")
+# What runs on a node, and the calendars of exchanges: a scheduler without them could not run a market's timetable.
+EXTRAS = ("node", "calendars")
 _IGNORED = {"__pycache__", ".DS_Store", ".ansible", ".git", "molecule"}
 _EPOCH = 1_577_836_800  # 2020-01-01: the date of every file inside, so that the same content gives the same bytes
 
@@ -59,10 +62,20 @@ def manifest_key(release: str) -> str:
     return f"releases/{release}.json"
 
 
-def build(root: Path, label: str = "", out: Path | None = None) -> BuiltRelease:
+def build(
+    root: Path,
+    label: str = "",
+    out: Path | None = None,
+    *,
+    targets: Sequence[Target] = (),
+    extras: Sequence[str] = EXTRAS,
+    cache: Path | None = None,
+) -> BuiltRelease:
     """Build the release of the source tree at `root` into the directory `out` (default `<root>/dist/releases`).
 
-    Raises UsageError if `root` is not a source tree, SluiceError if the wheel cannot be built.
+    `targets` are the machines it brings wheels for, of our own package's `extras`; without any it serves process nodes
+    alone, which run in the builder's own environment. Wheels are kept in `cache`, by default in the user's cache.
+    Raises UsageError if `root` is not a source tree, SluiceError if a wheel cannot be built or fetched.
     """
     root = root.absolute()
     for needed in ("pyproject.toml", "requirements.lock"):
@@ -73,21 +86,30 @@ def build(root: Path, label: str = "", out: Path | None = None) -> BuiltRelease:
     with tempfile.TemporaryDirectory(dir=out, prefix=".build-") as scratch:
         wheel = _wheel(root, Path(scratch))
         files = {f"wheel/{wheel.name}": wheel.read_bytes(), **_collect(root)}
-    manifest = describe(files, label, _git_commit(root))
+        wheels = {target: _wheels(root, wheel, target, extras, cache) for target in sorted(set(targets))}
+    files |= {f"wheels/{path.name}": path.read_bytes() for paths in wheels.values() for path in paths}
+    names = {target: [path.name for path in paths] for target, paths in wheels.items()}
+    manifest = describe(files, label, _git_commit(root), names)
     release = str(manifest["id"])
     path = out / f"{release}.tar.gz"
-    executable = {name for name in files if name in _FILES[1:] or _is_executable(root / name)}
-    _write(path, pack({**files, "manifest.json": _json(manifest)}, executable))
+    executable = {name for name in files if name in _FILES or _is_executable(root / name)}
+    archive = pack({**files, "manifest.json": _json(manifest)}, executable)
+    manifest |= {"archive": {"sha256": hashlib.sha256(archive).hexdigest(), "size": len(archive)}}
+    _write(path, archive)
     _write(out / f"{release}.json", _json(manifest))
     return BuiltRelease(release, path, manifest)
 
 
-def describe(files: Mapping[str, bytes], label: str, commit: str) -> dict[str, Any]:
-    """The manifest of these files. Pure; the id depends on the files and the label, not on the commit."""
+def describe(
+    files: Mapping[str, bytes], label: str, commit: str, wheels: Mapping[Target, Sequence[str]] | None = None
+) -> dict[str, Any]:
+    """The manifest of these files, `wheels` by name for each target. Pure; the id does not depend on the commit."""
     hashes = {name: hashlib.sha256(files[name]).hexdigest() for name in sorted(files)}
+    targets = [{**vars(target), "wheels": sorted(names)} for target, names in sorted((wheels or {}).items())]
     identity = "".join(f"{digest}  {name}\n" for name, digest in hashes.items()) + f"label {label}\n"
+    identity += "".join(f"target {json.dumps(target, sort_keys=True)}\n" for target in targets)
     release = hashlib.sha256(identity.encode()).hexdigest()[:12]
-    return {"id": release, "label": label, "git_commit": commit, "files": hashes}
+    return {"id": release, "label": label, "git_commit": commit, "targets": targets, "files": hashes}
 
 
 def pack(files: Mapping[str, bytes], executable: set[str]) -> bytes:
@@ -101,7 +123,8 @@ def pack(files: Mapping[str, bytes], executable: set[str]) -> bytes:
             info.mode = 0o755 if name in executable else 0o644
             tar.addfile(info, io.BytesIO(files[name]))
     packed = io.BytesIO()
-    with gzip.GzipFile(filename="", fileobj=packed, mode="wb", mtime=_EPOCH) as gz:
+    # The least effort: nearly all of it is wheels, which are packed already.
+    with gzip.GzipFile(filename="", fileobj=packed, mode="wb", mtime=_EPOCH, compresslevel=1) as gz:
         gz.write(plain.getvalue())
     return packed.getvalue()
 
@@ -136,6 +159,18 @@ def _wheel(root: Path, out: Path) -> Path:
         hint = "pip install 'sluice[deploy]'" if "No module named hatchling" in said else "fix pyproject.toml"
         raise SluiceError(f"the wheel cannot be built: {said}", hint)
     return wheels[0]
+
+
+def _wheels(root: Path, own: Path, target: Target, extras: Sequence[str], cache: Path | None) -> list[Path]:
+    pins = pins_of((root / "requirements.lock").read_text(), target)
+    kept = Wheels(cache or wheel_cache())
+    return closure(requires(own), extras, pins, target, lambda wanted: kept.fetch(wanted, target))
+
+
+def wheel_cache() -> Path:
+    """Where fetched wheels are kept between builds: `$XDG_CACHE_HOME/sluice/wheels`, by default in `~/.cache`."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(base) if base.startswith("/") else Path.home() / ".cache") / "sluice" / "wheels"
 
 
 def _collect(root: Path) -> dict[str, bytes]:

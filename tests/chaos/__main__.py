@@ -22,6 +22,7 @@ from . import (  # noqa: F401  (they register their scenarios)
     partitions,
     races,
     releases,
+    rolls,
     schedulers,
     workers,
 )

@@ -56,17 +56,18 @@ def test_a_release_holds_what_a_node_runs(tree: Path) -> None:
     assert sorted(members) == [
         "ansible/site.yml",
         "manifest.json",
-        "requirements.lock",
         "scripts/bootstrap",
         "systemd/runner-agent.service",
         "wheel/sluice-1.2.3-py3-none-any.whl",
     ]
-    assert members["scripts/bootstrap"].mode == 0o755 and members["requirements.lock"].mode == 0o644
+    assert members["scripts/bootstrap"].mode == 0o755 and members["ansible/site.yml"].mode == 0o644
     manifest = json.loads(content["manifest.json"])
     assert manifest["id"] == built.id == built.path.name.removesuffix(".tar.gz")
     assert manifest["label"] == "first"
     assert manifest["files"] == {n: hashlib.sha256(c).hexdigest() for n, c in content.items() if n != "manifest.json"}
-    assert json.loads(built.path.with_name(f"{built.id}.json").read_text()) == manifest
+    beside = json.loads(built.path.with_name(f"{built.id}.json").read_text())
+    archive = beside.pop("archive")
+    assert beside == manifest and archive["sha256"] == hashlib.sha256(built.path.read_bytes()).hexdigest()
 
 
 def test_the_same_tree_elsewhere_and_later_gives_the_same_bytes(tree: Path, tmp_path: Path) -> None:
