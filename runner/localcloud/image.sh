@@ -47,8 +47,8 @@ rm -rf "$root/usr/lib/python3/dist-packages/cloudinit/sources/__pycache__"
 
 # Devices, terminals and the network are the engine's.
 chroot "$root" systemctl mask -q systemd-udevd.service systemd-udev-trigger.service systemd-udevd-control.socket \
-  systemd-udevd-kernel.socket getty.target console-getty.service e2scrub_all.timer e2scrub_reap.service fstrim.timer
+  systemd-udevd-kernel.socket getty.target console-getty.service e2scrub_all.timer e2scrub_reap.service fstrim.timer \
+  podman-auto-update.service podman-auto-update.timer podman-restart.service
 # What a role installs on some hosts is on all of them here: the role enables it where it belongs.
 chroot "$root" systemctl disable -q prometheus.service prometheus-alertmanager.service \
-  prometheus-node-exporter.service prometheus-pushgateway.service podman.socket podman.service \
-  podman-auto-update.timer podman-restart.service
+  prometheus-node-exporter.service prometheus-pushgateway.service podman.socket podman.service
