@@ -63,6 +63,9 @@ class Settings(BaseSettings):
     queues: str = Field("default", description="queues this node's workers consume, comma separated")
     slots: int = Field(4, ge=1, description="tasks this node runs at once")
     release: str = Field("dev", description="release this process was started from")
+    release_key: str = Field(
+        "", description="minisign public keys, comma separated; only releases that one of them signed are taken"
+    )
     node_id: str = Field("", description="identity of the node; the instance id on AWS")
     instance_id: str = Field("", description="EC2 instance id, empty outside a cloud")
     imds_url: str = Field("http://169.254.169.254", description="instance metadata service")

@@ -22,6 +22,7 @@ from runner.deployctl.local_view import OnStep, Step
 from runner.localcloud import bridge, containers, engines, image, machines, node, process
 from runner.localcloud import state as local_state
 from runner.localcloud.state import ENV, LocalState, NodeKind
+from runner.rollout import published
 from runner.rollout import release as releases
 from runner.rollout.wheels import Target
 from runner.settings import RefusedError, SluiceError
@@ -276,7 +277,7 @@ class LocalCloud:
             engine = db.connect(self._need("database_url"), pool_size=1)
             try:
                 with engine.begin() as connection:
-                    new = releases.publish(built, storage, connection, "deployctl local up")
+                    new = published.publish(built, storage, connection, "deployctl local up")
             finally:
                 engine.dispose()
             say(f"release {built.id} {'published' if new else 'is published'}")

@@ -42,7 +42,7 @@ locals {
 
 module "boot" {
   source   = "../boot"
-  settings = local.node_env
+  settings = merge(local.node_env, length(var.release_keys) > 0 ? { SLUICE_RELEASE_KEY = join(",", var.release_keys) } : {})
 }
 
 data "aws_ssm_parameter" "newest_image" {

@@ -182,7 +182,12 @@ def test_short_tasks_share_a_slot_and_late_ones_get_more() -> None:
 def test_a_node_on_its_way_out_is_taken_back_before_another_is_asked_for() -> None:
     load = Load(
         ready=12,
-        nodes=[Node("i-0", "serves", 4), Node("i-1", "leaves"), Node("i-2", "leaves", over=True), Node("i-3", "away", 2)],
+        nodes=[
+            Node("i-0", "serves", 4),
+            Node("i-1", "leaves"),
+            Node("i-2", "leaves", over=True),
+            Node("i-3", "away", 2),
+        ],
         desired=4,
         room=9,
     )
