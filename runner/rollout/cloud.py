@@ -122,4 +122,5 @@ def _group(found: AutoScalingGroupTypeDef, tags: dict[str, str]) -> Group:
             Instance(i["InstanceId"], i["LifecycleState"], tags.get(i["InstanceId"], ""))
             for i in found.get("Instances", [])
         ),
+        tags=own,
     )

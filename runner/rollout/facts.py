@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 LEAVING = ("Terminating", "Terminated", "Detaching", "Detached")
 
@@ -23,7 +24,7 @@ class Instance:
 
 @dataclass(frozen=True)
 class Group:
-    """An autoscaling group. `release` is its tag: what the next instance will boot with."""
+    """An autoscaling group. `release` is its tag: what the next instance will boot with; `tags`: all of them."""
 
     name: str
     desired: int
@@ -31,6 +32,7 @@ class Group:
     maximum: int
     release: str
     instances: tuple[Instance, ...] = ()
+    tags: Mapping[str, str] = field(default_factory=dict)
 
     def find(self, instance_id: str) -> Instance | None:
         """The member with this id."""

@@ -182,13 +182,15 @@ def reason(limits: Limits, load: Load, decision: Decision) -> str:
 
 
 def merge(loads: Iterable[tuple[int, float | None]], target_wait_seconds: float) -> float | None:
-    """The mean of (tasks, seconds each): none takes more than the target wait, nor does one that is unknown (None).
+    """The mean of (tasks, seconds each), each cut at the target wait; unknown ones (None) count with that.
 
-    None if there are no tasks.
+    None if nothing is known of any of them.
     """
-    known = [(n, target_wait_seconds if s is None else min(s, target_wait_seconds)) for n, s in loads]
-    total = sum(n for n, _ in known)
-    return sum(n * s for n, s in known) / total if total else None
+    found = list(loads)
+    if all(seconds is None for _, seconds in found):
+        return None
+    total = sum(n for n, _ in found)
+    return sum(n * min(target_wait_seconds if s is None else s, target_wait_seconds) for n, s in found) / total
 
 
 def backlog_per_slot(waiting: int, running: int, slots: int) -> float:

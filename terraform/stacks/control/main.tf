@@ -79,6 +79,7 @@ module "schedulers" {
   release               = var.release
   boot_seconds          = var.boot_seconds
   drain_seconds         = 60
+  cloudwatch            = var.cloudwatch
 }
 
 module "web" {
