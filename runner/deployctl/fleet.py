@@ -6,11 +6,12 @@ import datetime as dt
 
 import typer
 
-from runner.deployctl import client, output
+from runner.deployctl import client, output, replay
 from runner.settings import RefusedError, UsageError
 from runner.state import nodes, queries
 
 app = typer.Typer(no_args_is_help=True)
+replay.register(app)
 
 
 @app.command("status")

