@@ -89,7 +89,7 @@ def replay(
 ) -> list[Result]:
     """The load under each policy, by its name. Without names: the autoscaler, fixed fleets, and target tracking.
 
-    The fixed fleets are one for the peak, and one that costs as much as the autoscaler's.
+    The fixed fleets are one for the peak, and the smallest that costs no less than the autoscaler's.
     Raises UsageError for a policy that does not exist, SluiceError for one that never gets the tasks done.
     """
     tick = max(1.0, tasks[-1].ready_at / _TICKS)
