@@ -66,15 +66,18 @@ burst()
 
 
 @pytest.fixture
-def cloud(monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalCloud]:
-    monkeypatch.setattr(os, "environ", os.environ.copy())
+def cloud() -> Iterator[LocalCloud]:
+    before = os.environ.copy()
     home = Path(tempfile.mkdtemp(prefix="sluice-e2e-"))
-    found = LocalCloud(home / "cloud")
-    monkeypatch.setenv("SLUICE_LOCAL_DIR", str(found.directory))
+    found = LocalCloud(home / "cloud", on_step=lambda step: print(step) if step.done or step.failed else None)
+    os.environ["SLUICE_LOCAL_DIR"] = str(found.directory)
     try:
         yield found
     finally:
         found.down()
+        # What a cloud puts into this process's environment is taken out again.
+        os.environ.clear()
+        os.environ.update(before)
         shutil.rmtree(home, ignore_errors=True)
 
 
@@ -87,10 +90,11 @@ def engine(cloud: LocalCloud) -> Iterator[Engine]:
     cloud.start_machines()
     cloud.bootstrap()
     built = cloud.first_release()
-    cloud.apply("network", "data")
+    applied = cloud.apply("network", "data")
     cloud.publish(built)
-    cloud.apply("control")
-    cloud.apply("workers", pools=POOLS)
+    applied += cloud.apply("control")
+    applied += cloud.apply("workers", pools=POOLS)
+    print(applied)
     cloud.wait_for_nodes(seconds=300)
     found = db.connect(cloud.state.database_url)
     yield found
