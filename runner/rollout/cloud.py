@@ -178,6 +178,7 @@ def _group(found: AutoScalingGroupTypeDef, tags: Mapping[str, str], unserved: Co
             )
             for i in found.get("Instances", [])
         ),
+        tags=own,
     )
 
 
