@@ -39,10 +39,11 @@ from runner.storage import Storage
 from .fleet import Fleet
 
 POOL = "default"
-HOOK_SECONDS = 15  # an agent that says nothing for so long has lost its hook
+HOOK_SECONDS = 30  # the least there is; an agent that says nothing for two thirds of it has lost its hook
+CLOCK_RATE = "1.5"
 SILENT_SECONDS = 0.5  # a driver of these scenarios that was silent for so long is replaced
 # What no worker needs; compiling it on every machine takes time.
-_LEFT_OUT = ("runner/web/", "runner/deployctl/", "runner/localcloud/aws/", "runner/examples/")
+_LEFT_OUT = ("runner/web/static/", "runner/localcloud/aws/", "runner/examples/")
 
 
 class Cloud:
@@ -68,6 +69,7 @@ class Cloud:
         local_state.save(self.state, self.directory)
         env = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "SLUICE_"))}
         argv = [sys.executable, "-m", "runner.localcloud.aws", "--port", self.state.aws_endpoint.rpartition(":")[2]]
+        argv += ["--clock-rate", CLOCK_RATE]
         process.start(argv, env, self.directory / "aws.log", self._aws)
         self.f.wait(self._answers, "the AWS API answers")
         # Boto3 reads the endpoint from the environment, and so do the schedulers' and this process's drivers.
@@ -153,9 +155,9 @@ class Cloud:
         with zipfile.ZipFile(wheel, "w") as z:
             for path in sorted((root / "runner").rglob("*")):
                 name = path.relative_to(root).as_posix()
-                if path.is_file() and "__pycache__" not in name and not name.startswith(_LEFT_OUT):
-                    if name not in (patch or {}):
-                        z.write(path, name)
+                wanted = "__pycache__" not in name and not name.startswith(_LEFT_OUT) and name not in (patch or {})
+                if path.is_file() and wanted:
+                    z.write(path, name)
             for name, content in (patch or {}).items():
                 z.writestr(name, content)
         files = {"wheel/sluice-0-py3-none-any.whl": wheel.getvalue()}

@@ -1,4 +1,4 @@
-"""Rolls on an emulated AWS with real nodes: drivers that die, machines that are taken away, releases that are broken."""
+"""Rolls on an emulated AWS with real nodes: drivers that die, machines that are taken away, broken releases."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ if "worker" in sys.argv:
 
 @scenario("roll-broken", 14, 15, kills=True, takes=60)
 def roll_broken(f: Fleet) -> None:
-    """Releases that do not start, that start and fail tasks, that start and hang: taken back, and the old one serves."""
+    """Releases that do not start, that start and fail tasks, or hang: taken back, and the old one serves on."""
     folder = f.pipelines()
     (folder / "patient.py").write_text(PATIENT)
     f.publish(folder)
