@@ -71,7 +71,7 @@ class Journal(Protocol):
     def finish(self, state: str, detail: Mapping[str, Any], then: tuple[Wish, Plan] | None) -> None: ...
 
 
-class UnseatedError(SluiceError):
+class UnseatedError(Exception):
     """Somebody else drives this rollout by now: this driver was silent for too long."""
 
 
@@ -190,8 +190,6 @@ def _act(fleet: Fleet, progress: Progress, step: StepRow) -> Outcome:
     )
     try:
         return ACTIONS[step.action](fleet, context)
-    except UnseatedError:
-        raise
     except SluiceError as e:
         if step.action in GATES and progress.rollout.error is None:
             return Failed(e.message, dict(step.detail), blame=step.action != "surge")
@@ -323,7 +321,7 @@ def advance(engine: Engine, cloud: Cloud, rollout_id: int, owner: str, settings:
                 f"get new ones, then `deployctl roll --env {settings.env} --resume {rollout_id}`",
             ) from None
     except UnseatedError as e:
-        log.warning("unseated", rollout=rollout_id, error=e.message)
+        log.warning("unseated", rollout=rollout_id, error=str(e))
     except (SluiceError, OperationalError) as e:
         # A migration that must not wait for a lock, for one; a database that is away raises again below.
         _note_trouble(journal, e)

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from runner.rollout import checks, gate
 from runner.rollout.facts import Facts, Group
+from runner.settings import SluiceError
 
 DRAIN_MARGIN_SECONDS = 120.0  # for the agent to end what is over its time; after that the machine is ended
 ENDLESS_SECONDS = 10 * 365 * 86_400.0  # the deadline of a drain that has none
@@ -128,7 +129,10 @@ def tag(fleet: Fleet, context: Context) -> Outcome:
     """What instances launched from now on will run, and from which template."""
     fleet.set_release(context.args["release"])
     if context.args.get("template"):
-        fleet.set_template(context.args["template"])
+        try:
+            fleet.set_template(context.args["template"])
+        except SluiceError as e:
+            return Done({"trouble": e.message})  # the release is what matters; the template is for a person then
     return Done()
 
 
