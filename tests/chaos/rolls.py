@@ -78,7 +78,7 @@ def _die(c: Cloud, instance: str) -> None:
 Harm = Callable[[Cloud, str], None]
 
 
-@scenario("roll-reclaimed", 15, kills=True, takes=75)
+@scenario("roll-reclaimed", 15, kills=True, takes=75, default=False)
 def roll_reclaimed(f: Fleet) -> None:
     """At each step of a roll a machine goes: spot notice, health replacement, a hook that runs out, sudden death."""
     # step → what happens to the newest machine there is, or to the one that leaves
@@ -153,7 +153,7 @@ if "worker" in sys.argv:
 """
 
 
-@scenario("roll-broken", 14, 15, kills=True, takes=60)
+@scenario("roll-broken", 14, 15, kills=True, takes=60, default=False)
 def roll_broken(f: Fleet) -> None:
     """Releases that do not start, that start and fail tasks, or hang: taken back, and the old one serves on."""
     folder = f.pipelines()
@@ -192,7 +192,7 @@ def roll_broken(f: Fleet) -> None:
         f.doomed |= set(f.created)
 
 
-@scenario("roll-control", 14, takes=75)
+@scenario("roll-control", 14, takes=75, default=False)
 def roll_control(f: Fleet) -> None:
     """Roll the schedulers, who drive it themselves, then the web nodes: chains go on, and every request is answered."""
     live = """
