@@ -150,10 +150,13 @@ def turn(journal: Journal, fleet: Fleet) -> Turn:
         if rollout.error is None and (more := _left_over(fleet, progress)):
             journal.extend(len(steps), more)
             return "moved"
+        # A heartbeat run on the queue of a node that is gone would wait for ever.
+        fleet.end_runs([run for s in steps if s.action == "heartbeat" for run in s.detail.get("runs", {}).values()])
         journal.finish(_final_state(rollout), _summary(steps), _taken_back(fleet, progress))
         return "over"
     if current.state == "pending":
-        journal.start(current.seq, remember(fleet, current.action, current.args))
+        detail = remember(fleet, current.action, current.args, rollout.release, _earlier(steps, current))
+        journal.start(current.seq, detail)
         return "moved"  # the clock of the step runs from what was written: read it back
     match _act(fleet, progress, current):
         case Done(detail):
@@ -172,8 +175,7 @@ def turn(journal: Journal, fleet: Fleet) -> Turn:
 
 
 def _act(fleet: Fleet, progress: Progress, step: StepRow) -> Outcome:
-    batch = step.args.get("batch")
-    earlier = {s.action: s.detail for s in progress.steps if s.seq < step.seq and s.args.get("batch") == batch}
+    earlier = _earlier(progress.steps, step)
     marks = [int(s.detail["mark"]) for s in progress.steps if "mark" in s.detail]
     assert step.started_at is not None
     context = Context(
@@ -194,6 +196,12 @@ def _act(fleet: Fleet, progress: Progress, step: StepRow) -> Outcome:
         if step.action in GATES and progress.rollout.error is None:
             return Failed(e.message, dict(step.detail), blame=step.action != "surge")
         return Waiting({**step.detail, "trouble": e.message})
+
+
+def _earlier(steps: Sequence[StepRow], step: StepRow) -> dict[str, Mapping[str, Any]]:
+    """What the steps before this one of its batch remembered, by action."""
+    batch = step.args.get("batch")
+    return {s.action: s.detail for s in steps if s.seq < step.seq and s.args.get("batch") == batch}
 
 
 def _abort(journal: Journal, progress: Progress, current: StepRow, who: str) -> None:
