@@ -46,6 +46,8 @@ NOUNS = (
     Noun("roll", "Move a fleet to another release without losing a task.", function="roll"),
     Noun("watch", "Watch rolls that are under way, live.", function="watch"),
     Noun("fleet", "What runs where."),
+    Noun("history", "What was changed, by whom, and what became of the tasks.", function="history"),
+    Noun("rollback", "Undo one change of the history.", function="rollback"),
 )
 
 # Which extra brings a package; what is not named here comes with the base install.

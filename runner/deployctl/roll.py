@@ -8,12 +8,13 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import typer
 from sqlalchemy import Connection
 
-from runner.deployctl import client, follow, output
+from runner.deployctl import client, follow, foreign, output
 from runner.deployctl.client import Client
 from runner.rollout import schema
 from runner.rollout.cloud import Cloud, group_name
@@ -35,7 +36,8 @@ def roll(
     roll_id: int | None = typer.Argument(
         None, metavar="[ROLL]", help="With --watch, --resume, --abort, --revert: which one."
     ),
-    env: str = typer.Option(..., "--env", help="The environment."),
+    env: str = typer.Option("", "--env", help="The environment."),
+    fleet: Path | None = typer.Option(None, "--fleet", help="Instead: the file of a Celery fleet that is not ours."),
     workers: bool = typer.Option(False, "--workers", help="Roll the workers."),
     schedulers: bool = typer.Option(False, "--schedulers", help="Roll the schedulers."),
     web: bool = typer.Option(False, "--web", help="Roll the web nodes."),
@@ -74,6 +76,11 @@ def roll(
 
     Batch by batch: new nodes come up and prove that they work, then old ones finish their tasks and go.
     """
+    if fleet is not None:
+        foreign.roll(fleet, release, only_plan=only_plan, yes=yes, abort=abort, as_json=as_json)
+        return
+    if not env:
+        raise UsageError("--env is missing", "`deployctl env list` shows the environments there are")
     roles = [r for r, asked in zip(ROLES, (schedulers, workers, web), strict=True) if asked or everything]
     if sum((watch, resume, abort, revert, bool(roles))) != 1:
         raise UsageError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import sys
 import threading
@@ -25,11 +26,13 @@ NODE_ENV = "/etc/sluice/node.env"
 MARKER = "SLUICE_MACHINE"  # in the environment of everything that runs on a node: its directory
 WEB_PORT = 8080
 AGENT_COMMAND = (sys.executable, "-m", "runner.cli", "agent")
-_OFF = "power off"
+OFF = "power off"
 _WAIT_SECONDS = 0.3
 _LOOK_SECONDS = 0.5
 _STEADY_SECONDS = 60.0
 _BACKOFF_MAX_SECONDS = 30.0
+# A container's console puts the time and the unit before each line, and a carriage return behind it.
+_ERROR = re.compile(r"^(?:\S+ \S+ \w .*?)?(error: .*?)\r?$", re.MULTILINE)
 
 
 class BootError(SluiceError):
@@ -78,8 +81,7 @@ class Node:
         self._off.set()
         self._wake.set()
         self._thread.join(timeout=10)
-        killed = kill(self.home)
-        self.say(f"{_OFF}: {why}; {killed} processes killed")
+        self.say(f"{OFF}: {why}; {kill(self.home)} processes killed")
 
     def reboot(self) -> None:
         """Pull the plug and put it back."""
@@ -234,13 +236,13 @@ def trouble(home: Path) -> str:
     """Why the machine is not up, as far as it can be told: its service's last error, else its console's last line."""
     for log in sorted(home.glob("log/*.log")):
         with contextlib.suppress(OSError, IndexError):
-            return [line for line in log.read_text(errors="replace").splitlines() if line.startswith("error: ")][-1]
+            return str(_ERROR.findall(log.read_text(errors="replace"))[-1])
     return last_words(home)
 
 
 def is_off(home: Path) -> bool:
     """Whether the machine was switched off: only its logs are left."""
-    return last_words(home).startswith(_OFF)
+    return last_words(home).startswith(OFF)
 
 
 def kill(home: Path) -> int:

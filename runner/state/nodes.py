@@ -114,6 +114,15 @@ SELECT count(*) FROM moved
 """)
 
 
+def boot_failed(connection: Connection, node_id: str, reason: str) -> None:
+    """Write down that a machine's boot has failed before its service could register."""
+    connection.execute(
+        text("INSERT INTO event (kind, subject, state, node_id, detail) VALUES ('node', :id, 'failed', :id, :reason)"),
+        {"id": node_id, "reason": f"boot failed: {reason}"},
+    )
+    notify(connection)
+
+
 def register(connection: Connection, info: NodeInfo, *, state: str = "ready") -> str:
     """Write down that this node's service has started; returns the state it is in.
 

@@ -10,7 +10,7 @@ locals {
       {
         path        = "/opt/sluice/boot"
         permissions = "0755"
-        content     = file("${path.module}/boot.sh")
+        content     = file("${path.module}/boot.py")
       },
     ]
     runcmd = [["/opt/sluice/boot"]]

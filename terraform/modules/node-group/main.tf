@@ -18,6 +18,7 @@ locals {
     SLUICE_ARTIFACTS_URL   = "s3://${var.buckets.artifacts}"
     SLUICE_STORAGE_URL     = "s3://${var.buckets.storage}"
     SLUICE_DRAIN_SECONDS   = var.drain_seconds
+    SLUICE_GROUP           = var.name # whose launch hook a failed boot answers
   }
 
   tags = merge(

@@ -107,6 +107,7 @@ def upgrade() -> None:
     op.create_index(
         "ix_event_run", "event", ["run_id", "subject"], unique=False, postgresql_where=sa.text("run_id IS NOT NULL")
     )
+    op.create_index("ix_event_at", "event", ["at"], unique=False, postgresql_using="brin")
     op.create_table(
         "node",
         sa.Column("node_id", sa.Text(), nullable=False),

@@ -1,0 +1,120 @@
+"""What was applied and destroyed, one object a stack and time, beside the states of the environment."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import subprocess
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from runner.deployctl import environment
+from runner.deployctl.client import who
+from runner.deployctl.environment import Environment
+from runner.settings import UsageError
+
+_PREFIX = "history"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One stack as it was changed. `commit` is of the Terraform tree, with a + where it had changes on top."""
+
+    id: str
+    stack: str
+    action: str  # apply, destroy
+    status: str  # applied, destroyed, failed, cancelled
+    at: str  # when it was over
+    seconds: float
+    who: str
+    commit: str
+    changes: str  # 3 to create, 1 to change
+    variables: dict[str, Any] = field(default_factory=dict)
+    error: str | None = None
+
+    @property
+    def ended(self) -> dt.datetime:
+        """When it was over."""
+        return dt.datetime.fromisoformat(self.at)
+
+    @property
+    def clean(self) -> bool:
+        """Whether a commit says all that was applied."""
+        return bool(self.commit) and not self.commit.endswith("+")
+
+
+def write(
+    env: Environment,
+    environ: Mapping[str, str],
+    *,
+    stack: str,
+    action: str,
+    status: str,
+    seconds: float,
+    changes: str,
+    variables: Mapping[str, Any],
+    error: str | None = None,
+) -> Entry:
+    """Write down how an apply or a destroy of a stack ended. Raises botocore's errors."""
+    now = dt.datetime.now(dt.UTC)
+    number = f"{now:%Y%m%dT%H%M%S}{now.microsecond // 1000:03d}"
+    entry = Entry(
+        id=f"infra-{number}-{stack}",
+        stack=stack,
+        action=action,
+        status=status,
+        at=now.isoformat(timespec="milliseconds"),
+        seconds=round(seconds, 1),
+        who=who(),
+        commit=commit_of(env.tree),
+        changes=changes,
+        variables=dict(variables),
+        error=error,
+    )
+    body = json.dumps(asdict(entry), default=str).encode()
+    key = f"{_PREFIX}/{env.name}/{number}-{stack}.json"
+    environment.client("s3", env, environ).put_object(Bucket=env.state_bucket, Key=key, Body=body)
+    return entry
+
+
+def read(env: Environment, environ: Mapping[str, str], limit: int = 20, stack: str = "") -> list[Entry]:
+    """The newest entries, of one stack or of all, newest first; none where the bucket is not there (any more)."""
+    if not environment.state_bucket_exists(env, environ):
+        return []
+    s3 = environment.client("s3", env, environ)
+    pages = s3.get_paginator("list_objects_v2").paginate(Bucket=env.state_bucket, Prefix=f"{_PREFIX}/{env.name}/")
+    keys = sorted((o["Key"] for page in pages for o in page.get("Contents", [])), reverse=True)
+    if stack:
+        keys = [k for k in keys if k.rpartition("/")[2].partition("-")[2] == f"{stack}.json"]
+    return [_entry(s3, env, key) for key in keys[:limit]]
+
+
+def find(env: Environment, environ: Mapping[str, str], entry_id: str) -> tuple[Entry, list[Entry]]:
+    """An entry and all of its stack that were written before it, newest first. Raises UsageError if there is none."""
+    stack = entry_id.removeprefix("infra-").partition("-")[2]
+    entries = read(env, environ, limit=1000, stack=stack)
+    at = next((i for i, e in enumerate(entries) if e.id == entry_id), None)
+    if at is None:
+        raise UsageError(f"no {entry_id} in the history of {env.name}", f"`deployctl history --env {env.name}`")
+    return entries[at], entries[at + 1 :]
+
+
+def commit_of(tree: Path) -> str:
+    """The commit of the Terraform tree, with a + where there are changes on top of it; empty outside of git."""
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", "-C", str(tree), *words], capture_output=True, text=True, timeout=30)
+        if done.returncode:
+            raise OSError(done.stderr)
+        return done.stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--", ".") else "")
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+
+
+def _entry(s3: Any, env: Environment, key: str) -> Entry:
+    return Entry(**json.loads(s3.get_object(Bucket=env.state_bucket, Key=key)["Body"].read()))
