@@ -231,10 +231,19 @@ class Shop:
         return Counter(int(line[1]) for line in self.lines(word))
 
     def check(self) -> set[str]:
-        """Wait for all tasks, see that each ran once, from its beginning to its end; the versions that ran them."""
+        """Wait for all tasks, see that each ran once, from its beginning to its end, and that no host was stopped while
+        it was at work; the versions that ran them."""
         until(lambda: len(self.count("end")) >= self.sent)
         once = Counter(range(1, self.sent + 1))
         assert self.count("start") == once and self.count("end") == once
+        at_work: dict[str, set[str]] = {}
+        for word, *rest in (line.split() for line in self.ledger.read_text().splitlines()):
+            if word == "stop":
+                assert not at_work.get(rest[0]), f"{rest[0]} was stopped at work: {at_work}"
+            elif word == "start":
+                at_work.setdefault(rest[2], set()).add(rest[0])
+            else:
+                at_work[rest[2]].discard(rest[0])
         return {line[2] for line in self.lines("end")}
 
     def answering(self) -> set[str]:

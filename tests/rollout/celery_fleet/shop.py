@@ -12,6 +12,7 @@ VERSION = Path(os.environ["SHOP_VERSION"]).read_text().strip() if "SHOP_VERSION"
 
 
 def write(*words: object) -> None:
+    words = (*words, Path(os.environ["SHOP_HOME"]).name)
     with Path(os.environ["SHOP_LEDGER"]).open("a") as ledger:
         ledger.write(" ".join(map(str, words)) + "\n")
 
