@@ -30,7 +30,7 @@ STUB = Path(__file__).with_name("stub_service.py")
 CLOCK_RATE = 30  # hooks run out so many times faster than they say
 
 
-def eventually(check: Callable[[], Any], seconds: float = 10.0) -> Any:
+def eventually(check: Callable[[], Any], seconds: float = 60.0) -> Any:
     deadline = time.monotonic() + seconds
     while not (value := check()):
         assert time.monotonic() < deadline, f"did not happen within {seconds} s"
@@ -107,6 +107,11 @@ class Aws:
     @property
     def state(self) -> str:
         return self.lifecycle_state(self.instance)
+
+    @property
+    def desired(self) -> int:
+        found = self.asg.describe_auto_scaling_groups(AutoScalingGroupNames=[self.name])["AutoScalingGroups"]
+        return int(found[0]["DesiredCapacity"])
 
     @property
     def imds_url(self) -> str:
