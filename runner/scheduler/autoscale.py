@@ -22,7 +22,7 @@ from runner.rollout.cloud import Cloud, group_name
 from runner.rollout.facts import Group
 from runner.rollout.fleet import LiveFleet
 from runner.scheduler.leader import Leader
-from runner.settings import SluiceError
+from runner.settings import Settings, SluiceError
 from runner.state import nodes, queries, scaling
 from runner.state.queries import NodeRow, QueueRow
 
@@ -47,12 +47,12 @@ class _Known:
 class Autoscaling(Leader):
     """Scales the pools of one environment whose group has the tag Scaling = sluice, while it leads."""
 
-    def __init__(self, engine: Engine, cloud: Callable[[], Cloud], *, env: str, drain_seconds: float = 3600.0) -> None:
+    def __init__(self, engine: Engine, cloud: Callable[[], Cloud], settings: Settings) -> None:
         super().__init__(engine, "autoscale", LOOK_SECONDS)
         self._make_cloud = cloud
-        self._env = env
-        self._prefix = group_name(env, "worker", "")
-        self._drain_seconds = drain_seconds
+        self._settings = settings
+        self._prefix = group_name(settings.env, "worker", "")
+        self._drain_seconds = float(settings.drain_seconds)
         self._groups: list[Group] = []
         self._groups_at = float("-inf")
         self._known: dict[str, _Known] = {}
@@ -138,7 +138,7 @@ class Autoscaling(Leader):
 
     def _bury(self, pool: ScaledPool, group: Group, fleet: Sequence[NodeRow]) -> None:
         """Write off the nodes that we let go and whose machine is dead, where their agent could not say so."""
-        live = LiveFleet(self._engine, self._cloud, self._env, "worker", pool.name)
+        live = LiveFleet(self._engine, self._cloud, self._settings, "worker", pool.name)
         for node in fleet:
             left = node.pool == pool.name and node.requested_by == BY and node.state in ("draining", "drained")
             if left and not node.live and group.find(node.instance_id) is None:

@@ -17,6 +17,7 @@ from sqlalchemy import Connection, Engine, text
 from runner.authoring.spec import DagSpec, TaskSpec
 from runner.rollout.cloud import Cloud, group_name
 from runner.scheduler.autoscale import BY, Autoscaling
+from runner.settings import Settings
 from runner.state import bundles, nodes, queries, rollouts, scaling, transitions
 from runner.state.db import connect
 from runner.telemetry import metrics
@@ -34,7 +35,7 @@ class Fleet:
         self.asg = asg
         self.now = 1000.0
         self.cloud = Cloud("us-east-1")
-        self.duty = Autoscaling(engine, lambda: self.cloud, env="test")
+        self.duty = Autoscaling(engine, lambda: self.cloud, Settings(env="test"))
         self.leases: list[transitions.Claim] = []
         with engine.begin() as c:
             wide = DagSpec(dag_id="wide", tasks=tuple(TaskSpec(task_id=f"t{i}") for i in range(40)))
@@ -276,7 +277,7 @@ def test_the_metrics_and_the_next_leader_know_what_the_last_one_thought(fleet: F
     assert 'sluice_pool_nodes{of="needed",pool="default"} 8.0' in found
     assert 'sluice_pool_nodes{of="maximum",pool="default"} 8.0' in found
     # Given another scheduler that takes over; then the cool-down goes on from where it was
-    fleet.duty = Autoscaling(fleet.engine, lambda: fleet.cloud, env="test")
+    fleet.duty = Autoscaling(fleet.engine, lambda: fleet.cloud, Settings(env="test"))
     with fleet.engine.connect() as c:
         fleet.duty.begin(c)
     assert fleet.duty._known["default"].history.most == 8
@@ -308,7 +309,7 @@ def test_one_leads_and_another_takes_over_when_its_connection_dies(fleet: Fleet,
             connection.execute(text("SELECT 1"))
 
     engines = [connect(database_url, application_name=name) for name in ("s1", "s2")]
-    duties = [Counting(e, lambda: fleet.cloud, env="test") for e in engines]
+    duties = [Counting(e, lambda: fleet.cloud, Settings(env="test")) for e in engines]
     duties[0].start()
     eventually(lambda: leads == ["s1"])
     duties[1].start()
