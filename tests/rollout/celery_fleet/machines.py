@@ -21,7 +21,7 @@ import psutil
 from celery import Celery
 
 HERE = Path(__file__).parent
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 120.0
 
 
 def until(what: Callable[[], object], seconds: float = PATIENCE_SECONDS) -> None:
@@ -171,6 +171,16 @@ class Shop:
         self.sent += 1
         self.app.send_task("shop.work", (self.sent, seconds), **options)
         return self.sent
+
+    def hold(self, count: int) -> None:
+        """So many tasks that are under way until let_go()."""
+        for _ in range(count):
+            self.sent += 1
+            self.app.send_task("shop.hold", (self.sent,))
+        until(lambda: len(self.lines("start")) == self.sent)
+
+    def let_go(self) -> None:
+        self.ledger.with_name("go").touch()
 
     @contextlib.contextmanager
     def load(self, pause: float = 0.07) -> Iterator[None]:
