@@ -109,6 +109,11 @@ class Notices:
         return ready
 
 
+def hardware_address(address: str) -> str:
+    """The hardware address of the machine with this private address: a locally administered one."""
+    return "02:00:" + ":".join(f"{int(part):02x}" for part in (address or "0.0.0.0").split("."))
+
+
 def target_lifecycle_state(lifecycle_state: str) -> str:
     """The `autoscaling/target-lifecycle-state` of an instance in this lifecycle state; empty if it has none."""
     state = lifecycle_state
@@ -128,6 +133,10 @@ def tree(instance: Instance, facts: Facts, notices: Notices) -> dict[str, str]:
         "instance-life-cycle": "spot" if instance.spot else "on-demand",
         "local-hostname": f"ip-{instance.private_ip.replace('.', '-')}.ec2.internal",
         "local-ipv4": instance.private_ip,
+        "mac": (mac := hardware_address(instance.private_ip)),
+        f"network/interfaces/macs/{mac}/device-number": "0",
+        f"network/interfaces/macs/{mac}/local-ipv4s": instance.private_ip,
+        f"network/interfaces/macs/{mac}/mac": mac,
         "placement/availability-zone": instance.zone,
         "placement/region": facts.region,
     }
@@ -304,12 +313,13 @@ class _Handler(BaseHTTPRequestHandler):
         if path == "latest/user-data":
             data = facts.user_data(who)
             return self._answer(200, data) if data else self._answer(404, "Not Found")
-        if path == "latest/dynamic/instance-identity/document":
-            return self._answer(200, identity_document(instance, facts))
+        text = None
         if path.rstrip("/") == "latest/meta-data" or path.startswith("latest/meta-data/"):
             text = lookup(tree(instance, facts, self.origin.notices), path[len("latest/meta-data/") :])
-            return self._answer(404, "Not Found") if text is None else self._answer(200, text)
-        return self._answer(404, "Not Found")
+        elif path.startswith("latest/dynamic/"):
+            document = {"instance-identity/document": identity_document(instance, facts)}
+            text = lookup(document, path[len("latest/dynamic/") :])
+        return self._answer(404, "Not Found") if text is None else self._answer(200, text)
 
     do_HEAD = do_GET
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from sqlalchemy import Connection, Engine, text
 
@@ -134,6 +134,16 @@ class LiveFleet:
                 {"id": run_id},
             ).one()
         return RunState(row.state, row.error or f"task {row.task}")
+
+    def end_runs(self, run_ids: Collection[int]) -> None:
+        """End those of these runs that have not ended."""
+        with self.engine.begin() as connection:
+            found = connection.execute(
+                text("SELECT id FROM dag_run WHERE id = ANY (:ids) AND state NOT IN ('success', 'failed')"),
+                {"ids": list(run_ids)},
+            ).scalars()
+            for run_id in list(found):
+                transitions.end_run(connection, run_id, why="the roll it belongs to is over")
 
     def mark(self) -> int:
         """The last event there is."""

@@ -30,7 +30,7 @@ STUB = Path(__file__).with_name("stub_service.py")
 CLOCK_RATE = 30  # hooks run out so many times faster than they say
 
 
-def eventually(check: Callable[[], Any], seconds: float = 10.0) -> Any:
+def eventually(check: Callable[[], Any], seconds: float = 60.0) -> Any:
     deadline = time.monotonic() + seconds
     while not (value := check()):
         assert time.monotonic() < deadline, f"did not happen within {seconds} s"

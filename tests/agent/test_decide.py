@@ -128,3 +128,10 @@ def test_a_service_is_started_only_on_a_node_that_may_serve(view: View) -> None:
     if Act.START in decide(view):
         assert not view.alive and view.node in ("", "booting", "ready")
         assert not (view.terminating or view.leaving or view.told_to_stop)
+
+
+def test_a_web_node_that_leaves_answers_for_a_moment_longer() -> None:
+    for node in ("draining", "drained"):
+        assert decide(View("web", node, True, drain_age=1.0, terminating=True)) == []
+        assert decide(View("web", node, True, drain_age=6.0, terminating=True)) == [Act.STOP]
+    assert decide(View("scheduler", "draining", True, drain_age=1.0)) == [Act.STOP]

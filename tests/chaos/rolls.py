@@ -1,4 +1,4 @@
-"""Rolls on an emulated AWS with real nodes: drivers that die, machines that are taken away, releases that are broken."""
+"""Rolls on an emulated AWS with real nodes: drivers that die, machines that are taken away, broken releases."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def _die(c: Cloud, instance: str) -> None:
 Harm = Callable[[Cloud, str], None]
 
 
-@scenario("roll-reclaimed", 15, kills=True, takes=75)
+@scenario("roll-reclaimed", 15, kills=True, takes=75, default=False)
 def roll_reclaimed(f: Fleet) -> None:
     """At each step of a roll a machine goes: spot notice, health replacement, a hook that runs out, sudden death."""
     # step → what happens to the newest machine there is, or to the one that leaves
@@ -153,9 +153,9 @@ if "worker" in sys.argv:
 """
 
 
-@scenario("roll-broken", 14, 15, kills=True, takes=60)
+@scenario("roll-broken", 14, 15, kills=True, takes=60, default=False)
 def roll_broken(f: Fleet) -> None:
-    """Releases that do not start, that start and fail tasks, that start and hang: taken back, and the old one serves."""
+    """Releases that do not start, that start and fail tasks, or hang: taken back, and the old one serves on."""
     folder = f.pipelines()
     (folder / "patient.py").write_text(PATIENT)
     f.publish(folder)
@@ -190,3 +190,40 @@ def roll_broken(f: Fleet) -> None:
         if bad:
             f.problems.append(f"{bad} runs did not succeed")
         f.doomed |= set(f.created)
+
+
+@scenario("roll-control", 14, takes=75, default=False)
+def roll_control(f: Fleet) -> None:
+    """Roll the schedulers, who drive it themselves, then the web nodes: chains go on, and every request is answered."""
+    live = """
+        SELECT n.address FROM node n JOIN node_heartbeat h USING (node_id)
+        WHERE n.role = 'web' AND n.state = 'ready' AND h.at > now() - interval '10 seconds' ORDER BY n.node_id"""
+    with cloud(f, nodes=2, maximum=3) as c:
+        old, new = c.publish("old"), c.publish("new")
+        for worker in [f.spawn("worker", f"w{i}", slots=2) for i in (1, 2)]:
+            f.registered(worker)
+        c.pool(old, "scheduler")
+        c.pool(old, "web")
+        c.load("diamonds", 20, seconds=[0.05, 0.3])
+        first = c.file(Wish(new, drain_seconds=60), role="scheduler")
+        second = c.file(Wish(new, drain_seconds=60), role="web", after=[first])
+        asked, answered, doors = 0, 0, [row.address for row in f.all(live)]
+        ended = f.now()
+        while not c.ended(second):
+            if f.now() - ended > 0.25:  # as often as a load balancer would hear of it, and more
+                doors, ended = [row.address for row in f.all(live)] or doors, f.now()
+            asked += 1
+            try:
+                with urllib.request.urlopen(f"http://{doors[asked % len(doors)]}/health", timeout=10) as answer:
+                    answered += answer.status == 200
+            except OSError as e:
+                f.problems.append(f"request {asked}: {e}")
+            f.pause(0.05, 0.05)
+            if f.now() > f.deadline:
+                break
+        if answered != asked or asked < 20:
+            f.problems.append(f"{answered} of {asked} requests were answered")
+        c.expect(new, 2, first, role="scheduler")
+        c.expect(new, 2, second, role="web")
+        c.quiet()
+        f.wait(f.over, "all runs end")
