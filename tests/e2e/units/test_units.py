@@ -8,7 +8,7 @@ from runner.state import orders
 
 from .conftest import Machine
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
 
 WORKER = "runner-worker@r1.service"
 
