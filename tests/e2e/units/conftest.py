@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import shutil
 import socket
 import socketserver
@@ -24,6 +25,7 @@ from runner import bundle
 from runner.localcloud import containers, image
 from runner.localcloud.containers import Container, Engine
 from runner.localcloud.engines import Postgres
+from runner.rollout.release import archive_key, describe, manifest_key, pack, to_bytes
 from runner.state import nodes, queries, transitions
 from runner.state.doorbell import Doorbell, celery_app
 from runner.storage import Storage
@@ -51,6 +53,16 @@ def t():
 
 with DAG("slow"):
     t()
+"""
+
+
+# What a release brings to make its environment, in place of the wheels: that of the first one again.
+INSTALL = """
+import pathlib, shutil, sys
+here = pathlib.Path(sys.argv[1])
+shutil.copytree("/opt/sluice/releases/r1/venv", here / "venv", symlinks=True)
+runner = here / "venv/bin/runner"
+runner.write_text(runner.read_text().replace("/opt/sluice/releases/r1", str(here)))
 """
 
 
@@ -128,6 +140,20 @@ class Machine:
         start = f"#!/{venv}/bin/python\nimport sys\nfrom runner.cli import main\nsys.exit(main())\n"
         self.write(f"{venv}/bin/runner", start, 0o755)
         self.write(f"{venv}/.complete", "")
+
+    def publish_release(self) -> str:
+        """A release in the artifacts, whose installation makes the same; its id."""
+        files = {f"systemd/{unit.name}": unit.read_bytes() for unit in (ROOT / "systemd").glob("runner*")}
+        files["systemd/runner-worker@.service"] += b"# of another release\n"
+        files["scripts/install"] = INSTALL.encode()
+        manifest = describe(files, "", executable=["scripts/install"])
+        archive = pack({**files, "manifest.json": to_bytes(manifest)}, {"scripts/install"})
+        manifest["archive"] = {"sha256": hashlib.sha256(archive).hexdigest(), "size": len(archive)}
+        release = str(manifest["id"])
+        storage = Storage.open(f"file://{self.shared}/artifacts")
+        storage.put(archive_key(release), archive)
+        storage.put(manifest_key(release), to_bytes(manifest))
+        return release
 
     def set(self, **environment: str) -> None:
         """Write node.env."""
