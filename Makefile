@@ -11,9 +11,11 @@ ARGS ?=
 ONLY ?=
 CHAOS_SCALE ?= 1
 SEED ?=
+LIMIT ?=
+CHECK ?=
 JOBS ?= 3
 
-.PHONY: help setup lock demo demo-down test e2e environments bench chaos lint format lock-providers stack-docs plan apply destroy output drift roll clean
+.PHONY: help setup lock demo demo-down test e2e environments bench chaos lint format lock-providers stack-docs plan apply destroy output drift configure roll clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -73,6 +75,10 @@ plan apply destroy output: $(STAMP) ## ENV= [STACK=]: Terraform, stacks in depen
 drift: $(STAMP) ## ENV= [STACK=]: what is not any more as Terraform left it
 	$(need_env)
 	@$(BIN)/deployctl infra drift --env $(ENV) $(if $(STACK),--stack $(STACK)) $(ARGS)
+
+configure: $(STAMP) ## ENV= [LIMIT=] [CHECK=1]: the roles of ansible/ over the running hosts, or what would change
+	$(need_env)
+	@$(BIN)/deployctl configure --env $(ENV) $(if $(LIMIT),--limit '$(LIMIT)') $(if $(CHECK),--check) $(ARGS)
 
 roll: $(STAMP) ## ENV=: roll every worker to the newest release, losing nothing
 	$(need_env)
