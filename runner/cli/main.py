@@ -102,6 +102,24 @@ def web() -> None:
 
 
 @app.command()
+def flower() -> None:
+    """Serve Flower, a look into the broker; its options come as FLOWER_*."""
+    from runner.telemetry import flower as process
+
+    raise typer.Exit(process.run(_service("flower")))
+
+
+@app.command()
+def install(
+    release: Annotated[str, typer.Argument(help="The release's id.")],
+) -> None:
+    """Fetch a release onto this node and install it beside the others; as root. The agent does it for an order."""
+    from runner.agent import install as process
+
+    process.run(_service("install"), release)
+
+
+@app.command()
 def dev(
     pipelines: Annotated[Path, typer.Argument(help="The folder of pipelines to watch.")],
     port: Annotated[int, typer.Option(help="Port of the web pages; 0 picks one.")] = 8080,

@@ -2,8 +2,9 @@
 
 `http://127.0.0.1:<port>/<instance-id>` stands for an instance's own `http://169.254.169.254`. On a bridge, where each
 instance has an address of its own, it is known by that as on AWS, and the prefix falls away. Beside the first lies what
-is not an instance's to call: `PUT /admin/<instance-id>/spot` posts a spot notice, `PUT /admin/<instance-id>/reboot`
-pulls the plug and puts it back. Only PUT and DELETE, which a web page cannot send to another origin unasked.
+is not an instance's to call: `PUT /admin/<instance-id>/spot` posts a spot notice, `PUT /admin/<instance-id>/events/…`
+the text of an event, and `PUT /admin/<instance-id>/reboot` pulls the plug and puts it back. Only PUT and DELETE, which
+a web page cannot send to another origin unasked.
 """
 
 from __future__ import annotations
@@ -47,6 +48,9 @@ _TARGET = {
 }
 
 
+EVENTS = ("events/maintenance/scheduled", "events/recommendations/rebalance")
+
+
 class Facts(Protocol):
     """Where the answers come from; `runner.localcloud.cloud.Cloud` is one."""
 
@@ -60,10 +64,11 @@ class Facts(Protocol):
 
 
 class Notices:
-    """Spot notices that were posted: instance → (action, when)."""
+    """What was posted: spot notices, instance → (action, when), and events, instance → path → text."""
 
     def __init__(self) -> None:
         self._posted: dict[str, tuple[str, datetime]] = {}
+        self._events: dict[str, dict[str, str]] = {}
         self._lock = threading.Lock()
 
     def post(self, instance_id: str, action: str, seconds: float) -> datetime:
@@ -77,6 +82,17 @@ class Notices:
         """Take a notice back."""
         with self._lock:
             self._posted.pop(instance_id, None)
+
+    def announce(self, instance_id: str, path: str, text: str) -> None:
+        """Make this the text of `events/…` of an instance; an empty one takes it back."""
+        with self._lock:
+            events = {**self._events.get(instance_id, {}), path: text}
+            self._events[instance_id] = {p: t for p, t in events.items() if t}
+
+    def events(self, instance_id: str) -> dict[str, str]:
+        """The events of an instance, path → text."""
+        with self._lock:
+            return dict(self._events.get(instance_id, {}))
 
     def get(self, instance_id: str) -> tuple[str, datetime] | None:
         """The notice of an instance, if one was posted."""
@@ -135,7 +151,7 @@ def tree(instance: Instance, facts: Facts, notices: Notices) -> dict[str, str]:
         leaves["spot/instance-action"] = json.dumps({"action": action, "time": time_text})
         if action == "terminate":
             leaves["spot/termination-time"] = time_text
-    return leaves
+    return leaves | notices.events(instance.id)
 
 
 def credentials() -> str:
@@ -323,6 +339,9 @@ class _Handler(BaseHTTPRequestHandler):
             return self._answer(404, f"no running instance {who}")
         if what == "reboot":
             return self._answer(200, "rebooting") if self.origin.reboot(who) else self._answer(409, "not up")
+        if what in EVENTS:
+            self.origin.notices.announce(who, what, body.decode(errors="replace"))
+            return self._answer(200, "announced" if body else "withdrawn")
         if what != "spot":
             return self._answer(404, "Not Found")
         try:

@@ -206,6 +206,16 @@ def test_a_bad_notice_is_refused(ask: Ask, body: str) -> None:
     assert ask("PUT", f"/admin/{ONE}/spot", body)[0] == 400
 
 
+def test_an_event_is_shown_until_it_is_taken_back(get: Callable[..., tuple[int, str]], ask: Ask) -> None:
+    path = "events/recommendations/rebalance"
+    assert get(f"meta-data/{path}")[0] == 404
+    assert ask("PUT", f"/admin/{ONE}/{path}", "{}")[0] == 200
+    assert get(f"meta-data/{path}") == (200, "{}") and get(f"meta-data/{path}", OTHER)[0] == 404
+    assert ask("PUT", f"/admin/{ONE}/{path}", "")[0] == 200
+    assert get(f"meta-data/{path}")[0] == 404
+    assert ask("PUT", f"/admin/{ONE}/events/party", "{}")[0] == 404
+
+
 # --- on a bridge ----------------------------------------------------------------------------------------------
 
 
