@@ -210,9 +210,10 @@ def _bring_up(cloud: LocalCloud) -> None:
     data = cloud.apply_in_background("data")
     published = Background(lambda: cloud.publish(built.wait()))
     pool = {"workers": 2, "max_workers": 4, "slots": SLOTS, "drain_seconds": 600}
-    cloud.apply("control", "workers", web={"nodes": 1}, schedulers={"nodes": 2}, pools={POOL: pool})
+    fleet = {"web": {"nodes": 1}, "schedulers": {"nodes": 2}, "pools": {POOL: pool}, "boot_seconds": 1800}
+    cloud.apply("control", "workers", **fleet)
     published.wait()
-    cloud.wait_for_nodes()
+    cloud.wait_for_nodes(1800)
     data.wait()
     with client.connect(ENV) as found:
         found.pipelines().push(ROOT / "tests/e2e/nodes/pipelines/nodes", who="e2e")
