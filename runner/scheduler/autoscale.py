@@ -114,24 +114,26 @@ class Autoscaling(Leader):
         if decision.take_back:
             with self._engine.begin() as connection:
                 back = [i for i in decision.take_back if nodes.uncordon(connection, by_instance[i], by=BY)]
-            done += [f"{', '.join(back)} taken back"] if back else []
+            done += [f"{_names(back)} taken back"] if back else []
         desired = group.desired
         if decision.desired is not None:
             self._cloud.set_desired(pool.group, decision.desired)
             done.append(f"desired capacity {group.desired} → {decision.desired}")
             desired = decision.desired
+        closed = []
         for instance in decision.drain:
             why = f"idle, {load.size} nodes and {decision.target} needed"
             with self._engine.begin() as connection:
                 if scaling.drain_idle(
                     connection, by_instance[instance], reason=why, by=BY, deadline_seconds=self._drain_seconds
                 ):
-                    done.append(f"{instance} drained")
+                    closed.append(instance)
+        done += [f"{_names(closed)} drained"] if closed else []
         for instance in decision.terminate:
             # At the minimum the group replaces it: AWS would refuse to take the capacity away.
             self._cloud.terminate(instance, decrement=desired > group.minimum)
             desired -= desired > group.minimum
-            done.append(f"{instance} terminated")
+        done += [f"{_names(decision.terminate)} terminated"] if decision.terminate else []
         if decision.acts:
             self._groups_at = float("-inf")
         return done
@@ -196,6 +198,11 @@ class Autoscaling(Leader):
             if pool is not None and pool.by == SLUICE:
                 found.append((group, pool))
         return found
+
+
+def _names(instances: Sequence[str]) -> str:
+    more = len(instances) - 3
+    return f"{', '.join(instances[:3])} and {more} more" if more > 0 else ", ".join(instances)
 
 
 def load_of(group: Group, queues: Sequence[QueueRow], fleet: Sequence[NodeRow], *, rolling: bool) -> Load:
