@@ -52,11 +52,20 @@ class Settings(BaseSettings):
     artifacts_url: str = Field("", description="where releases/ and bundles/ are kept: s3://… or file:///…")
     storage_url: str = Field("", description="where logs/ and files/ are kept: s3://… or file:///…")
     home: Path = Field(Path(".sluice/home"), description="this node's own directory: caches, spool, logs")
-    role: Literal["worker", "scheduler", "web"] = Field("worker", description="what this node runs")
+    role: Literal["worker", "scheduler", "web", "monitoring"] = Field("worker", description="what this node runs")
+    supervisor: Literal["process", "systemd"] = Field(
+        "process", description="who runs the node's service: process, a child of the agent; systemd, a unit"
+    )
+    rebalance: Literal["replace", "ignore"] = Field(
+        "replace", description="what a spot node does when EC2 recommends to rebalance: replace drains and replaces it"
+    )
     pool: str = Field("default", description="worker pool of this node")
     queues: str = Field("default", description="queues this node's workers consume, comma separated")
     slots: int = Field(4, ge=1, description="tasks this node runs at once")
     release: str = Field("dev", description="release this process was started from")
+    release_key: str = Field(
+        "", description="minisign public keys, comma separated; only releases that one of them signed are taken"
+    )
     node_id: str = Field("", description="identity of the node; the instance id on AWS")
     instance_id: str = Field("", description="EC2 instance id, empty outside a cloud")
     imds_url: str = Field("http://169.254.169.254", description="instance metadata service")

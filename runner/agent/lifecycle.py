@@ -96,6 +96,32 @@ class Lifecycle:
         log.info("lifecycle action completed", hook=hook, result=result)
         return True
 
+    def terminate(self, *, decrement: bool) -> None:
+        """End this instance through its group: the terminate hook opens, as for any scale-in.
+
+        With `decrement` its place goes, too, unless the group is at its minimum: then another one comes.
+        """
+        state = self.state()
+        if state is None or not state.startswith("InService"):
+            return  # not known, or on its way out already
+        self._state_at = float("-inf")
+        try:
+            try:
+                self._client.terminate_instance_in_auto_scaling_group(
+                    InstanceId=self._instance_id, ShouldDecrementDesiredCapacity=decrement
+                )
+            except ClientError as e:
+                if not decrement or e.response["Error"]["Code"] != "ValidationError":
+                    raise
+                decrement = False
+                self._client.terminate_instance_in_auto_scaling_group(
+                    InstanceId=self._instance_id, ShouldDecrementDesiredCapacity=False
+                )
+        except (ClientError, BotoCoreError) as e:
+            log.warning("the instance cannot be terminated", error=str(e))
+            return
+        log.info("instance terminated", decrement=decrement)
+
     def _known(self) -> bool:
         if not self._group:
             self.state()

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import datetime as dt
-import os
 import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -17,174 +14,188 @@ import structlog
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
+from runner.agent.child import ChildSupervisor
+from runner.agent.cloud import CloudWatch
 from runner.agent.decide import Act, View, decide
-from runner.agent.lifecycle import Lifecycle
-from runner.agent.metadata import Metadata
-from runner.agent.service import Service
+from runner.agent.places import Place, look
+from runner.agent.service import Supervisor
+from runner.agent.unit import UnitSupervisor
 from runner.settings import Settings
-from runner.state import db, nodes, queries, transitions
+from runner.state import db, nodes, orders, transitions
 from runner.telemetry import systemd
 
 log = structlog.get_logger("agent")
 
 POLL_SECONDS = 1.0
 BUSY_POLL_SECONDS = 0.2
+_NO_DATABASE = "postgresql:///"  # of a monitoring host, whose agent never asks it
 EXIT_SECONDS = 10.0  # between asking an idle service to end and killing it
-SPOT_MARGIN_SECONDS = 20.0  # what still runs this long before a spot interruption is handed on
 
 
 class Agent:
-    """Looks after one node: keeps its service running, drains it when told, answers the cloud's hooks."""
+    """Looks after one machine: keeps its service running, drains it when told, answers the cloud's hooks."""
 
     def __init__(self, settings: Settings, engine: Engine) -> None:
         self.settings = settings
         self.engine = engine
         self.node_id = settings.node_id or settings.instance_id or socket.gethostname()
-        env = {
-            **systemd.without(os.environ),
-            "SLUICE_NODE_ID": self.node_id,
-            "SLUICE_HOME": str(settings.home.absolute()),
-        }
-        self.service = Service(
-            [sys.executable, "-m", "runner.cli", settings.role],
-            env,
-            settings.home / "log" / f"{settings.role}.log",
-            settings.home / f"{settings.role}.pid",
-        )
-        in_cloud = bool(settings.instance_id)
-        self.metadata = Metadata(settings.imds_url) if in_cloud else None
-        self.lifecycle = Lifecycle(settings.instance_id, settings.region) if in_cloud else None
+        of_kind = UnitSupervisor if settings.supervisor == "systemd" else ChildSupervisor
+        self.supervisor: Supervisor = of_kind(settings, self.node_id)
+        self.cloud = CloudWatch(settings)
         self.stop = threading.Event()
         self.exit_code = 0
-        self._launching: bool | None = None if in_cloud else False  # None: the cloud has not said yet
-        self._launching_since = time.monotonic()
-        self._terminating = False
-        self._spot_end: dt.datetime | None = None
-        self._completed = False
-        self._next_look = 0.0
         self._quiet: set[str] = set()
 
     def run(self) -> int:
-        """Turn until told to stop and the service has ended; the exit status."""
+        """Turn until told to stop and, where it is this agent's own, the service has ended; the exit status."""
         systemd.notify("READY=1")
         while True:
-            view, acts = self.turn()
+            done = self.turn()
             systemd.notify("WATCHDOG=1")
-            if Act.EXIT in acts:
+            if any(Act.EXIT in acts for _, acts in done):
                 return self.exit_code
-            busy = bool(acts) or view.launching or view.terminating or view.node in ("draining", "drained")
+            busy = any(
+                acts or view.launching or view.terminating or view.node in ("draining", "drained")
+                for view, acts in done
+            )
             pause = BUSY_POLL_SECONDS if busy or self.stop.is_set() else POLL_SECONDS
             if self.stop.is_set():
                 time.sleep(pause)  # the event would not wait any more
             else:
                 self.stop.wait(pause)
 
-    def turn(self) -> tuple[View, list[Act]]:
-        """Look, decide and act once. Errors of the database or the cloud end the turn, never the agent."""
-        self._look_at_cloud()
-        view = self._view()
+    def turn(self) -> list[tuple[View, list[Act]]]:
+        """Look, decide and act once, for each service. Errors of the database, the cloud or systemd end the turn, never
+        the agent."""
+        self.cloud.look()
+        if self.settings.role == "monitoring":
+            return [self._watch()]
+        try:
+            places = self._look()
+        except OSError as e:
+            self._once("the supervisor of services", str(e))
+            return [(View(self.settings.role, None, True, told_to_stop=self.stop.is_set(), owned=False), [])]
+        done = []
+        for place in places:
+            view = self._view(place)
+            acts = decide(view)
+            done.append((view, acts))
+            for act in acts:
+                try:
+                    if not self._do(act, view, place):
+                        break
+                    self._quiet.discard(act.value)
+                except SQLAlchemyError as e:
+                    self._once("database", f"{act.value}: {_first_line(e)}")
+                    break
+                except OSError as e:
+                    self._once(act.value, str(e))
+                    break
+        return done
+
+    def _watch(self) -> tuple[View, list[Act]]:
+        """A turn on a machine without a service of ours: nothing is registered, only the hooks are answered."""
+        view = View(
+            role="monitoring",
+            node="",
+            alive=False,
+            terminating=self.cloud.terminating,
+            launching=self.cloud.launching,
+            told_to_stop=self.stop.is_set(),
+        )
         acts = decide(view)
-        for act in acts:
-            try:
-                done = self._do(act, view)
-            except SQLAlchemyError as e:
-                self._once("database", f"{act.value}: {_first_line(e)}")
-                break
-            if not done:
-                break
+        if Act.CONTINUE in acts:
+            self.cloud.complete("launch", "CONTINUE")
+        if Act.COMPLETE in acts and not self.cloud.completed:
+            self.cloud.complete("terminate", "CONTINUE")
         return view, acts
 
     # --- looking ----------------------------------------------------------------------------------------------
 
-    def _look_at_cloud(self) -> None:
-        if self.metadata is None or self.lifecycle is None:
-            return
-        if time.monotonic() >= self._next_look:
-            self._next_look = time.monotonic() + POLL_SECONDS
-            try:
-                self._terminating = self._terminating or self.metadata.terminating()
-                self._spot_end = self.metadata.spot_end() or self._spot_end
-                self._quiet.discard("metadata")
-            except OSError as e:
-                self._once("metadata", str(e))
-        if self._launching is not False and not self._terminating:
-            state = self.lifecycle.state()
-            if state is not None:
-                self._launching = state.startswith("Pending")
-        if self._terminating:
-            self._launching = False
-            if not self._completed:
-                self.lifecycle.beat("terminate")
-        elif self._launching:
-            self.lifecycle.beat("launch")
-
-    def _view(self) -> View:
-        told = self.stop.is_set()
-        alive = self.service.alive()
+    def _look(self) -> list[Place]:
         try:
             with self.engine.connect() as connection:
-                row = queries.node(connection, self.node_id)
+                places = look(connection, self.node_id, self.supervisor)
             self._quiet.discard("database")
         except SQLAlchemyError as e:
             self._once("database", _first_line(e))
-            return View(role=self.settings.role, node=None, alive=alive, told_to_stop=told)
+            places = look(None, self.node_id, self.supervisor)
+        self._quiet.discard("the supervisor of services")
+        return places
+
+    def _view(self, place: Place) -> View:
+        row, cloud = place.row, self.cloud
         left = row.seconds_left if row else None
-        if self._spot_end is not None:
+        if cloud.spot_left is not None:
             # The cloud ends it then, whatever was planned when the drain began.
-            spot_left = self._spot_seconds()
-            left = spot_left if left is None else min(left, spot_left)
+            left = cloud.spot_left if left is None else min(left, cloud.spot_left)
         return View(
             role=self.settings.role,
-            node=row.state if row else "",
-            alive=alive,
-            ready=row is not None and row.state == "ready" and row.live,
+            node=None if place.unknown else row.state if row else "",
+            alive=place.alive,
+            resting=place.alive and place.service.resting(),
+            ready=place.ready,
             leases=row.running if row else 0,
             seconds_left=left,
             drain_age=row.changed_seconds if row else 0.0,
-            terminating=self._terminating,
-            spot=self._spot_end is not None,
-            launching=bool(self._launching),
-            boot_age=time.monotonic() - self._launching_since,
-            told_to_stop=told,
+            terminating=cloud.terminating,
+            leaving=cloud.leaving is not None,
+            launching=cloud.launching,
+            boot_age=cloud.boot_age,
+            told_to_stop=self.stop.is_set(),
+            owned=self.supervisor.owns or self.exit_code != 0,
+            after_drain=row.after_drain if row else "",
+            others=place.others,
+            ordered=place.ordered,
+            superseded=place.order is not None and not place.ordered,
+            successor=place.successor,
+            installed=not place.order or self.supervisor.installed(place.order.release),
+            current=not place.order or self.supervisor.current() == place.order.release,
         )
-
-    def _spot_seconds(self) -> float:
-        assert self._spot_end is not None
-        return (self._spot_end - dt.datetime.now(dt.UTC)).total_seconds() - SPOT_MARGIN_SECONDS
 
     # --- acting -----------------------------------------------------------------------------------------------
 
-    def _do(self, act: Act, view: View) -> bool:
+    def _do(self, act: Act, view: View, place: Place) -> bool:
         """Do one act; False if the acts after it must wait for the next turn."""
         match act:
+            case Act.INSTALL:
+                self._install(place)
             case Act.START:
-                try:
-                    self.service.start()
-                except OSError as e:
-                    self._once("start", f"the service cannot be started: {e}")
+                place.service.start()
             case Act.STOP:
-                return self.service.stop(self._grace(view))
+                return place.service.stop(self._grace(view))
             case Act.CORDON:
-                self._cordon()
+                self._cordon(place)
             case Act.HAND_ON:
                 with self.engine.begin() as connection:
-                    n = transitions.interrupt_node(connection, self.node_id, "the worker ended before its tasks")
-                log.warning("tasks handed on", tasks=n)
+                    n = transitions.interrupt_node(connection, place.node_id, "the worker ended before its tasks")
+                log.warning("tasks handed on", node=place.node_id, tasks=n)
             case Act.DRAINED:
                 with self.engine.begin() as connection:
-                    done = nodes.drained(connection, self.node_id)
+                    done = nodes.drained(connection, place.node_id)
                 if done:
-                    log.info("drained", node=self.node_id)
+                    log.info("drained", node=place.node_id)
+            case Act.RELIEVED:
+                assert place.order is not None
+                with self.engine.begin() as connection:
+                    nodes.gone(connection, place.node_id, cause=f"replaced in place by release {place.order.release}")
+            case Act.SWITCH:
+                assert place.order is not None
+                self.supervisor.switch(place.order.release)
+                log.info("release switched", release=place.order.release)
+                if view.role == "worker":
+                    self.stop.set()  # systemd starts the agent of the new release
             case Act.CONTINUE:
-                if self.lifecycle is not None and self.lifecycle.complete("launch", "CONTINUE"):
-                    self._launching = False
+                self.cloud.complete("launch", "CONTINUE")
             case Act.ABANDON:
                 log.error("the service did not become ready in time: the instance is given back")
-                if self.lifecycle is not None and self.lifecycle.complete("launch", "ABANDON"):
+                if self.cloud.complete("launch", "ABANDON"):
                     self.exit_code = 1
                     self.stop.set()
+            case Act.TERMINATE:
+                self.cloud.terminate(decrement=view.after_drain == "terminate")
             case Act.COMPLETE:
-                self._complete(view)
+                self._complete(view, place)
             case Act.EXIT:
                 pass
         return True
@@ -196,37 +207,54 @@ class Agent:
             return max(EXIT_SECONDS, left)
         return EXIT_SECONDS
 
-    def _cordon(self) -> None:
-        seconds = float(self.settings.drain_seconds)
-        reason = "the autoscaling group terminates the instance"
-        if self._spot_end is not None:
-            reason, seconds = "spot interruption", max(0.0, min(seconds, self._spot_seconds()))
-        with self.engine.begin() as connection:
-            nodes.cordon(connection, self.node_id, reason=reason, by="agent", deadline_seconds=seconds)
-        log.info("draining", node=self.node_id, reason=reason, seconds=round(seconds))
+    def _install(self, place: Place) -> None:
+        assert place.order is not None
+        try:
+            self.supervisor.install(place.order.release)
+        except OSError as e:
+            if place.order.error != str(e):
+                with self.engine.begin() as connection:
+                    orders.failed(connection, self.node_id, place.order.release, str(e))
+            raise
 
-    def _complete(self, view: View) -> None:
-        if self._completed or self.lifecycle is None:
+    def _cordon(self, place: Place) -> None:
+        seconds, by, after = float(self.settings.drain_seconds), "agent", ""
+        if self.cloud.leaving is not None:
+            reason, after = self.cloud.leaving, self.cloud.then
+            if self.cloud.spot_left is not None:
+                seconds = max(0.0, min(seconds, self.cloud.spot_left))
+        elif self.cloud.terminating:
+            reason = "the autoscaling group terminates the instance"
+        else:
+            assert place.order is not None
+            reason, by, seconds = place.order.reason, place.order.requested_by, place.order.drain_seconds
+        with self.engine.begin() as connection:
+            nodes.cordon(connection, place.node_id, reason=reason, by=by, deadline_seconds=seconds, after=after)
+        log.info("draining", node=place.node_id, reason=reason, seconds=round(seconds))
+
+    def _complete(self, view: View, place: Place) -> None:
+        # The machine may be taken away at any moment from here.
+        if self.cloud.completed or not self.cloud.complete("terminate", "CONTINUE"):
             return
-        if not self.lifecycle.complete("terminate", "CONTINUE"):
-            return
-        self._completed = True  # the machine may be taken away at any moment from here
         if view.node:
             with self.engine.begin() as connection:
-                nodes.gone(connection, self.node_id, cause="drained, terminated")
+                nodes.gone(connection, place.node_id, cause="drained, terminated")
 
     def _once(self, what: str, error: str) -> None:
         """Log the first of a row of the same trouble."""
         if what not in self._quiet:
             self._quiet.add(what)
-            log.warning(f"{what} does not answer", error=error)
+            log.warning(f"not done: {what}", error=error)
 
 
 def run(settings: Settings) -> int:
     """Run this node's agent until TERM or INT; returns the exit status (1: the instance was given back)."""
-    settings.require("database_url")
+    url = _NO_DATABASE
+    if settings.role != "monitoring":
+        settings.require("database_url")
+        url = settings.database()
     settings.home.mkdir(parents=True, exist_ok=True)
-    engine = db.connect(settings.database(), pool_size=1, application_name="sluice-agent")
+    engine = db.connect(url, pool_size=1, application_name="sluice-agent")
     try:
         agent = Agent(settings, engine)
         with _on_signals(agent.stop):

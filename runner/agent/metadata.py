@@ -7,11 +7,20 @@ import json
 import time
 import urllib.error
 import urllib.request
+from dataclasses import dataclass
 
 _TIMEOUT_SECONDS = 1.0  # it answers from the host itself; whatever takes longer is not going to come
 _TOKEN_SECONDS = 300
 # Straight to the link-local address: a proxy from the environment would see the node's credentials.
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+@dataclass(frozen=True)
+class Event:
+    """A scheduled event that will end or reboot the machine, or what it runs on."""
+
+    code: str  # instance-retirement, instance-stop, instance-reboot, system-reboot, system-maintenance
+    not_before: dt.datetime
 
 
 class Metadata:
@@ -53,6 +62,19 @@ class Metadata:
             return dt.datetime.now(dt.UTC) + dt.timedelta(seconds=120)
         return end if end.tzinfo else end.replace(tzinfo=dt.UTC)
 
+    def rebalance(self) -> bool:
+        """Whether EC2 recommends to replace this spot instance: an interruption is likelier than it was."""
+        return self.get("meta-data/events/recommendations/rebalance") is not None
+
+    def events(self) -> list[Event]:
+        """The scheduled maintenance that is still to come, earliest first; what cannot be read is left out."""
+        try:
+            found = json.loads(self.get("meta-data/events/maintenance/scheduled") or "[]")
+            events = [_event(e) for e in found if str(e.get("State", "active")) == "active"]
+        except (ValueError, TypeError, AttributeError):
+            return []
+        return sorted((e for e in events if e is not None), key=lambda e: e.not_before)
+
     def _fetch(self, path: str) -> str:
         if time.monotonic() >= self._token_until:
             header = {"X-aws-ec2-metadata-token-ttl-seconds": str(_TOKEN_SECONDS)}
@@ -64,3 +86,12 @@ class Metadata:
         request = urllib.request.Request(f"{self._url}/latest/{path}", method=method, headers=headers)
         with _OPENER.open(request, timeout=_TIMEOUT_SECONDS) as answer:
             return str(answer.read().decode())
+
+
+def _event(found: dict[str, str]) -> Event | None:
+    try:
+        # As in "21 Jan 2026 09:00:43 GMT" (EC2 user guide, "View scheduled events").
+        when = dt.datetime.strptime(found["NotBefore"], "%d %b %Y %H:%M:%S GMT").replace(tzinfo=dt.UTC)
+    except (ValueError, KeyError, TypeError):
+        return None
+    return Event(str(found.get("Code", "maintenance")), when)

@@ -1,132 +1,92 @@
-"""The node's service as a child process: started, found again after a restart of the agent, stopped for sure."""
+"""What the agent asks of a service, and of whoever runs services on this machine.
+
+Two kinds: child processes of the agent (`child`, for process nodes) and units of systemd (`unit`, for real hosts).
+"""
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-import signal
-import subprocess
 import time
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-
-import structlog
-
-from runner.telemetry.alive import birth
-
-log = structlog.get_logger("agent")
+from typing import Protocol
 
 _FIRST_PAUSE_SECONDS = 1.0
 _LONGEST_PAUSE_SECONDS = 30.0
 _STEADY_SECONDS = 60.0  # a service that lived this long starts with the first pause again
 
 
-class Service:
-    """One process in a session of its own, known by its pid and its time of birth.
+class SupervisorError(OSError):
+    """Whoever runs the services gave no answer, or refused."""
 
-    The child itself writes the pid file before it becomes the service, so that an agent that dies right after
-    starting it finds it again.
-    """
 
-    def __init__(self, argv: Sequence[str], env: Mapping[str, str], log_file: Path, pid_file: Path) -> None:
-        self._argv = list(argv)
-        self._env = dict(env)
-        self._log_file = log_file
-        self._pid_file = pid_file
-        self._child: subprocess.Popen[bytes] | None = None
-        self._pid = 0
-        self._born = ""
-        self._started = 0.0
-        self._pause = _FIRST_PAUSE_SECONDS
-        self._not_before = 0.0
-        self._asked_at: float | None = None
-        self._adopt()
-
-    @property
-    def pid(self) -> int:
-        """The process id of the running service, 0 if it does not run."""
-        return self._pid if self.alive() else 0
+class Service(Protocol):
+    """One service. It may outlive the agent and is found again. Methods raise OSError where that cannot be told."""
 
     def alive(self) -> bool:
-        """Whether the service runs. Notices an exit, clears up after it and sets the pause before the next start."""
-        if not self._pid:
-            return False
-        if self._runs():
-            return True
-        code = self._child.returncode if self._child is not None else None
-        log.info("service exited", pid=self._pid, status=code, asked=self._asked_at is not None)
-        # What it left behind in its group is not watched by anybody any more.
-        self._signal_group(signal.SIGKILL)
+        """Whether it runs, or would be started again without anybody's doing."""
+
+    def resting(self) -> bool:
+        """Whether it is down at the moment, and will be started again without anybody's doing."""
+
+    def start(self) -> bool:
+        """Start it unless it runs or the pause after its last exit is not over; True if started. Returns at once."""
+
+    def stop(self, grace_seconds: float) -> bool:
+        """Ask it to end; once it was asked so long ago, kill all that is left of it. True if it is gone.
+
+        Returns at once: call it again until it says True.
+        """
+
+
+class Supervisor(Protocol):
+    """Who runs the services of this machine."""
+
+    owns: bool  # services end with the agent
+    many: bool  # services of two releases may run side by side
+
+    def running(self) -> list[str]:
+        """The releases of which a service runs, also one that another agent has started."""
+
+    def release(self) -> str:
+        """The release that this machine was booted with or, of a role that runs once, the one it starts."""
+
+    def node_id(self, release: str) -> str:
+        """Which node the service of this release is."""
+
+    def service(self, release: str) -> Service:
+        """The service of this release, always the same object."""
+
+    def installed(self, release: str) -> bool:
+        """Whether this release can be started here."""
+
+    def install(self, release: str) -> None:
+        """Begin to bring it here, or go on; call it until it is installed. Raises SupervisorError with the reason if
+        it cannot be."""
+
+    def current(self) -> str:
+        """The release that the agent is started from."""
+
+    def switch(self, release: str) -> None:
+        """Make this the release that the agent and every service that runs once are started from."""
+
+
+class Backoff:
+    """The growing pause between an exit and the next start."""
+
+    def __init__(self) -> None:
+        self._pause = _FIRST_PAUSE_SECONDS
+        self._not_before = 0.0
+        self._started = time.monotonic()
+
+    def started(self) -> None:
+        """It was started now."""
+        self._started = time.monotonic()
+
+    def ended(self) -> None:
+        """It was seen down: the next start waits."""
         steady = time.monotonic() - self._started > _STEADY_SECONDS
         self._pause = _FIRST_PAUSE_SECONDS if steady else self._pause
         self._not_before = time.monotonic() + self._pause
         self._pause = min(self._pause * 2, _LONGEST_PAUSE_SECONDS)
-        self._pid, self._child, self._asked_at = 0, None, None
-        self._pid_file.unlink(missing_ok=True)
-        return False
 
-    def start(self) -> bool:
-        """Start the service unless it runs or the pause after its last exit is not over; True if started."""
-        if self.alive() or time.monotonic() < self._not_before:
-            return False
-        self._log_file.parent.mkdir(parents=True, exist_ok=True)
-        self._pid_file.parent.mkdir(parents=True, exist_ok=True)
-        with self._log_file.open("ab") as out:
-            self._child = subprocess.Popen(
-                self._argv,
-                env=self._env,
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                preexec_fn=self._record,  # the agent has a single thread
-            )
-        self._pid, self._born = self._child.pid, birth(self._child.pid) or ""
-        self._started = time.monotonic()
-        log.info("service started", pid=self._pid, argv=" ".join(self._argv))
-        return True
-
-    def stop(self, grace_seconds: float) -> bool:
-        """Ask the service to end; once it was asked `grace_seconds` ago, KILL its whole group. True if it is gone.
-
-        Returns at once: call it again until it says True.
-        """
-        if not self.alive():
-            return True
-        if self._asked_at is None:
-            self._asked_at = time.monotonic()
-            log.info("service is asked to stop", pid=self._pid, grace_seconds=grace_seconds)
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self._pid, signal.SIGTERM)
-        elif time.monotonic() - self._asked_at > grace_seconds:
-            log.warning("service did not stop in time and is killed", pid=self._pid)
-            self._signal_group(signal.SIGKILL)
-            if self._child is not None:
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    self._child.wait(2.0)
-        return not self.alive()
-
-    def _runs(self) -> bool:
-        if self._child is not None:
-            return self._child.poll() is None
-        return birth(self._pid) == self._born
-
-    def _signal_group(self, number: int) -> None:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._pid, number)
-
-    def _record(self) -> None:
-        part = self._pid_file.with_name(f".{self._pid_file.name}.part")
-        part.write_text(json.dumps({"pid": os.getpid(), "born": birth(os.getpid())}))
-        part.replace(self._pid_file)
-
-    def _adopt(self) -> None:
-        try:
-            found = json.loads(self._pid_file.read_text())
-            pid, born = int(found["pid"]), str(found["born"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return
-        if birth(pid) == born:
-            self._pid, self._born, self._started = pid, born, time.monotonic()
-            log.info("found the service running", pid=pid)
+    def over(self) -> bool:
+        """Whether it may be started."""
+        return time.monotonic() >= self._not_before

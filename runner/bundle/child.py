@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from runner.bundle.load import inspect
+from runner.bundle.load import Known, inspect
 
 _exit_now = os._exit
 
@@ -31,7 +31,9 @@ def main(order: str, answer: str) -> None:
             # By a thread in C: it also ends a file that never gives the interpreter back.
             faulthandler.dump_traceback_later(wanted["seconds"], file=trace, exit=True)
 
-        dags, problems = inspect(Path(wanted["directory"]), at, wanted["skip"], wanted["connections"])
+        dags, problems = inspect(
+            Path(wanted["directory"]), at, wanted["skip"], Known(*wanted["known"]) if wanted["known"] else None
+        )
         faulthandler.cancel_dump_traceback_later()
     specs = [] if problems else [dags[name].spec().to_json() for name in sorted(dags)]
     part = Path(answer).with_suffix(".part")

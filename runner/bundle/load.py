@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
 from types import ModuleType
+from typing import NamedTuple
 
 from runner.authoring import DAG, AuthoringError
 from runner.authoring.dag import collecting
@@ -38,17 +39,23 @@ def load(directory: Path) -> dict[str, DAG]:
     return dags
 
 
+class Known(NamedTuple):
+    """What an environment has that tasks may name."""
+
+    connections: Collection[str]
+    pools: Collection[str]
+
+
 def inspect(
     directory: Path,
     at: Callable[[str], None] | None = None,
     skip: Collection[str] = (),
-    connections: Collection[str] | None = None,
+    known: Known | None = None,
 ) -> tuple[dict[str, DAG], list[Problem]]:
     """What `load` finds, with the problems beside it instead of raised.
 
     `at`, for a bundle that is being validated, is told each file before code of it is run; whole DAGs are looked at
-    only then. Files in `skip` are left out. `connections` are the names that the environment knows, None if no one
-    asks.
+    only then. Files in `skip` are left out. `known` is what the environment has, None if no one asks.
     """
     directory = directory.resolve()
     hold(directory)
@@ -74,9 +81,7 @@ def inspect(
                 at(Path(factory.place.file).name)
             _attempt(directory, Path(factory.place.file).name, problems, factory)
     for made in found.dags.values() if at is not None else ():  # every worker need not do it again
-        _attempt(
-            directory, Path(made.place.file).name, problems, partial(_check, directory, made, problems, connections)
-        )
+        _attempt(directory, Path(made.place.file).name, problems, partial(_check, directory, made, problems, known))
     if not found.dags and not problems and not skip:
         problems.append(Problem(directory.name, 0, "no DAG found in its top-level *.py files"))
     return found.dags, sorted(set(problems))
@@ -118,15 +123,20 @@ def _from_traceback(directory: Path, file: str, error: BaseException) -> Problem
     return Problem(file, 0, what)
 
 
-def _check(directory: Path, made: DAG, problems: list[Problem], connections: Collection[str] | None) -> None:
+def _check(directory: Path, made: DAG, problems: list[Problem], known: Known | None) -> None:
     """Find out what is wrong with a whole DAG. Raises AuthoringError for a circle in it."""
     what = not_json(made.spec().to_json())  # what the database cannot hold
     if what:
         problems.append(Problem(_relative(directory, made.place.file), made.place.line, f"DAG {made.dag_id!r}: {what}"))
     problems += _schedule_problems(directory, made)
-    for task_id, node in made.nodes.items() if connections is not None else ():
-        for name in sorted(set(node.options.connections) - set(connections or ())):
-            what = f"task {task_id!r} needs the connection {name!r}, which this environment does not have"
+    if known is None:
+        return
+    for task_id, node in made.nodes.items():
+        missing = [f"connection {name!r}" for name in sorted(set(node.options.connections) - set(known.connections))]
+        if node.options.pool is not None and node.options.pool not in known.pools:
+            missing.append(f"pool {node.options.pool!r}")
+        for name in missing:
+            what = f"task {task_id!r} needs the {name}, which this environment does not have"
             problems.append(Problem(_relative(directory, node.place.file), node.place.line, what))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -12,7 +12,7 @@ from runner.bundle import environment
 from runner.bundle.build import Archive, build
 from runner.bundle.fetch import Store, key_of, unpacked
 from runner.bundle.problem import BundleError, Problem
-from runner.bundle.validate import FILE_SECONDS, IMPORT_ERROR, validate
+from runner.bundle.validate import FILE_SECONDS, IMPORT_ERROR, Known, validate
 from runner.bundle.wheels import Wheel
 
 if TYPE_CHECKING:
@@ -56,13 +56,13 @@ def prepare(
     directory: Path,
     *,
     architectures: Sequence[str] = (),
-    connections: Collection[str] | None = None,
+    known: Known | None = None,
     timeout_seconds: float = FILE_SECONDS,
 ) -> Prepared:
     """Pack a directory with the wheels it needs and validate it; nothing leaves this machine.
 
-    `architectures` are those of the machines that will run it, `connections` the names that their environment knows
-    (None: a task that needs another one is not noticed). Raises BundleError with all problems.
+    `architectures` are those of the machines that will run it, `known` what their environment has
+    (None: a task that needs something else is not noticed). Raises BundleError with all problems.
     """
     from runner.bundle import requirements  # most bundles have none
 
@@ -71,10 +71,10 @@ def prepare(
         lock = requirements.read(directory)
     except BundleError as e:
         # What else is wrong is told with it; what cannot be imported for lack of these packages is not.
-        raise BundleError(directory, e.problems + _others(build(directory), connections, timeout_seconds)) from None
+        raise BundleError(directory, e.problems + _others(build(directory), known, timeout_seconds)) from None
     if lock is None:
         archive = build(directory)
-        return Prepared(archive, check(archive, connections, timeout_seconds=timeout_seconds), (), _no_wheel)
+        return Prepared(archive, check(archive, known, timeout_seconds=timeout_seconds), (), _no_wheel)
     from runner.bundle.collect import cache_directory, collect
 
     cache = cache_directory()
@@ -82,7 +82,7 @@ def prepare(
     archive = build(directory, found.all.to_bytes())
     made = environment.ensure(found.here, cache / "environments", found.get)
     python = str(environment.python_of(made))
-    specs = check(archive, connections, timeout_seconds=timeout_seconds, python=python)
+    specs = check(archive, known, timeout_seconds=timeout_seconds, python=python)
     return Prepared(archive, specs, found.all.wheels, found.get)
 
 
@@ -118,7 +118,7 @@ def upload(bundle: Prepared, *, storage: Store, connection: Connection, who: str
 
 def check(
     archive: Archive,
-    connections: Collection[str] | None = None,
+    known: Known | None = None,
     *,
     timeout_seconds: float = FILE_SECONDS,
     python: str | None = None,
@@ -126,14 +126,14 @@ def check(
     """Validate what is in the archive, not the directory: a file that was left out is missed now."""
     with unpacked(gzip.decompress(archive.data)) as directory:
         try:
-            return validate(directory, timeout_seconds=timeout_seconds, python=python, connections=connections)
+            return validate(directory, timeout_seconds=timeout_seconds, python=python, known=known)
         except BundleError as e:
             raise BundleError(archive.name, e.problems) from None
 
 
-def _others(archive: Archive, connections: Collection[str] | None, timeout_seconds: float) -> list[Problem]:
+def _others(archive: Archive, known: Known | None, timeout_seconds: float) -> list[Problem]:
     try:
-        check(archive, connections, timeout_seconds=timeout_seconds)
+        check(archive, known, timeout_seconds=timeout_seconds)
     except BundleError as e:
         return [p for p in e.problems if not p.what.startswith(IMPORT_ERROR)]
     return []

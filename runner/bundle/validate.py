@@ -12,12 +12,12 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from runner.authoring.spec import DagSpec
 from runner.bundle.load import IMPORT_ERROR as IMPORT_ERROR
+from runner.bundle.load import Known as Known
 from runner.bundle.problem import BundleError, Problem
 from runner.settings import UsageError
 
@@ -33,12 +33,12 @@ def validate(
     timeout_seconds: float = FILE_SECONDS,
     memory_bytes: int = MEMORY,
     python: str | None = None,
-    connections: Collection[str] | None = None,
+    known: Known | None = None,
 ) -> list[DagSpec]:
     """The DAGs of a directory of pipelines, sorted by id.
 
-    `python` is the interpreter of the bundle's environment, `connections` are the names that the fleet's environment
-    knows (None: not looked at). Raises BundleError with every problem found: syntax and
+    `python` is the interpreter of the bundle's environment, `known` is what the fleet's environment has for
+    tasks to name (None: not looked at). Raises BundleError with every problem found: syntax and
     import errors, cycles, duplicate ids, bad schedules and time zones, values that no database holds, and files that
     take longer than `timeout_seconds` each, need more than `memory_bytes` or end the process.
     """
@@ -48,7 +48,7 @@ def validate(
     fatal: dict[str, Problem] = {}  # by the file that ended its process: the next one goes without it
     end = time.monotonic() + TOTAL_SECONDS
     order: dict[str, Any] = {"directory": str(directory), "seconds": timeout_seconds, "memory": memory_bytes}
-    order["connections"] = None if connections is None else sorted(connections)
+    order["known"] = None if known is None else [sorted(names) for names in known]
     while True:
         left = end - time.monotonic()
         found = _attempt(directory, python or sys.executable, {**order, "skip": list(fatal)}, left)

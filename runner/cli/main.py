@@ -27,11 +27,26 @@ dag = typer.Typer(no_args_is_help=True, help="DAGs.")
 run = typer.Typer(no_args_is_help=True, help="Runs of DAGs.")
 task = typer.Typer(no_args_is_help=True, help="Task instances.")
 config = typer.Typer(no_args_is_help=True, help="The configuration in force.")
-objects = typer.Typer(no_args_is_help=True, help="Connections, pools and variables, from a file.")
 asset = typer.Typer(no_args_is_help=True, help="Assets: what tasks update and DAGs wait for.")
-_groups = {"asset": asset, "db": db, "dag": dag, "run": run, "task": task, "config": config, "objects": objects}
+_groups = {"asset": asset, "db": db, "dag": dag, "run": run, "task": task, "config": config}
 for name, group in _groups.items():
     app.add_typer(group, name=name)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        import importlib.metadata
+
+        print(f"runner {importlib.metadata.version('sluice')}")
+        raise typer.Exit
+
+
+@app.callback()
+def top(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Its version."),
+) -> None:
+    """Run and look at data pipelines."""
+
 
 LOG_SECONDS = 2.0  # after its end, a task's last lines are in the store within this time
 
@@ -84,6 +99,24 @@ def web() -> None:
     from runner.web import main as process
 
     raise typer.Exit(process.run(_service("web")))
+
+
+@app.command()
+def flower() -> None:
+    """Serve Flower, a look into the broker; its options come as FLOWER_*."""
+    from runner.telemetry import flower as process
+
+    raise typer.Exit(process.run(_service("flower")))
+
+
+@app.command()
+def install(
+    release: Annotated[str, typer.Argument(help="The release's id.")],
+) -> None:
+    """Fetch a release onto this node and install it beside the others; as root. The agent does it for an order."""
+    from runner.agent import install as process
+
+    process.run(_service("install"), release)
 
 
 @app.command()
@@ -419,81 +452,6 @@ def config_show(as_json: Json = False) -> None:
         ["variable", "value", "?~meaning"],
         [(f"SLUICE_{k.upper()}", v, fields[k].description or "") for k, v in values.items()],
     )
-
-
-# --- connections, pools, variables ----------------------------------------------------------------------------
-
-ObjectsFile = Annotated[Path, typer.Argument(metavar="FILE", help="The YAML file of this environment.")]
-Prune = Annotated[bool, typer.Option("--prune", help="Remove what an earlier file brought and this one lacks.")]
-
-
-@objects.command("apply")
-def objects_apply(file: ObjectsFile, prune: Prune = False) -> None:
-    """Make the environment have what the file says, all of it or, if anything is wrong, nothing."""
-    from runner import objects as room
-
-    wanted = room.read(file)
-    with _database() as connection:
-        changes = room.apply(wanted, connection, _cipher(), source=file.name, who=getpass.getuser(), prune=prune)
-    for change in changes:
-        print(change)
-    output.note(f"{len(changes)} changed" if changes else "everything is as the file says; nothing was changed")
-
-
-@objects.command("diff")
-def objects_diff(file: ObjectsFile, prune: Prune = False) -> None:
-    """Show what `apply` would change. Secrets are not shown."""
-    from runner import objects as room
-
-    wanted = room.read(file)
-    with _database() as connection:
-        changes = room.diff(wanted, connection, _cipher(), prune=prune)
-    for change in changes:
-        print(change)
-    output.note(f"{len(changes)} would change" if changes else "everything is as the file says")
-
-
-@objects.command("list")
-def objects_list(as_json: Json = False) -> None:
-    """Everything there is. Secrets are not shown."""
-    from runner.objects.secrets import masked
-    from runner.state import objects as state
-
-    with _database() as connection:
-        rows = state.all_of(connection)
-    if as_json:
-        output.print_json(
-            [{"kind": r.kind, "name": r.name, "value": masked(r.value), "source": r.source} for r in rows]
-        )
-        return
-    output.print_table(
-        ["kind", "name", "~value", "from"],
-        [(r.kind, r.name, json.dumps(masked(r.value), ensure_ascii=False), r.source or "-") for r in rows],
-    )
-
-
-@objects.command("key")
-def objects_key() -> None:
-    """Print a new key for SLUICE_SECRET_KEY."""
-    from cryptography.fernet import Fernet
-
-    print(Fernet.generate_key().decode())
-
-
-@objects.command("rotate")
-def objects_rotate() -> None:
-    """Encrypt the stored secrets anew with the first key of SLUICE_SECRET_KEY; then the old key can go."""
-    from runner import objects as room
-
-    with _database() as connection:
-        count = room.rotate(connection, _cipher())
-    output.note(f"{count} encrypted anew")
-
-
-def _cipher() -> Any:
-    from runner.objects import Cipher
-
-    return Cipher(_settings().secret_key)
 
 
 # --- helpers --------------------------------------------------------------------------------------------------

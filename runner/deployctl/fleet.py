@@ -6,11 +6,14 @@ import datetime as dt
 
 import typer
 
-from runner.deployctl import client, output, replay
+from runner.deployctl import client, output, reach, replay, scaling
 from runner.settings import RefusedError, UsageError
 from runner.state import nodes, queries
 
 app = typer.Typer(no_args_is_help=True)
+app.command("scale")(scaling.scale)
+app.command("ssh")(reach.ssh)
+app.command("logs")(reach.logs)
 replay.register(app)
 
 
@@ -39,7 +42,7 @@ def status(
                 n.state if n.live or n.state == "drained" else f"{n.state}, silent",
                 n.release,
                 n.running,
-                f"{n.reason}, by {n.requested_by}" if n.state in ("draining", "drained") and n.reason else "",
+                why(n),
                 "never" if n.heartbeat_age_seconds is None else f"{n.heartbeat_age_seconds:.1f} s ago",
                 n.slots or "",
                 output.duration((now - n.registered_at).total_seconds()),
@@ -81,6 +84,17 @@ def undrain(
         if view.state == "drained":
             raise RefusedError(f"{node} is drained and its service stopped", "terminate it; its group brings another")
         output.note(f"{node} does not drain: it is {view.state}")
+
+
+def why(node: queries.NodeRow) -> str:
+    """Why a node drains, who wants it, and how long its tasks have. Pure."""
+    if node.state not in ("draining", "drained") or not node.reason:
+        return ""
+    said = f"{node.reason}, by {node.requested_by}"
+    if node.state == "draining" and node.seconds_left is not None:
+        left = f"{output.duration(node.seconds_left)} left" if node.seconds_left > 0 else "past its deadline"
+        said += f"; {left}"
+    return said
 
 
 def _known(view: queries.NodeRow | None, node: str, env: str) -> queries.NodeRow:

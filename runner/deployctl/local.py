@@ -13,6 +13,7 @@ from runner.deployctl import local_view, output
 from runner.deployctl.job import CancelledError
 from runner.deployctl.local_cloud import LocalCloud
 from runner.localcloud import state as local_state
+from runner.localcloud.state import NodeKind
 from runner.settings import SluiceError
 
 app = typer.Typer(no_args_is_help=True)
@@ -21,11 +22,18 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JS
 
 
 @app.command("up")
-def up_command(as_json: JsonOption = False) -> None:
+def up_command(
+    nodes: Annotated[
+        NodeKind | None,
+        typer.Option(help="What an instance becomes: `processes` (anywhere), or `containers` (root on Linux)."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
     """Bring up the local cloud: engines, AWS, Terraform stacks, nodes. Safe to run again."""
-    quick = LocalCloud()
-    if quick.started() and (nodes := quick.healthy()):
-        output.note(f"already up: {len(nodes)} nodes, AWS at {quick.state.aws_endpoint}")
+    quick = LocalCloud(nodes=nodes)
+    quick.check_nodes()
+    if quick.started() and (fleet := quick.healthy()):
+        output.note(f"already up: {len(fleet)} nodes, AWS at {quick.state.aws_endpoint}")
     else:
         interrupted = threading.Event()
 
@@ -34,7 +42,7 @@ def up_command(as_json: JsonOption = False) -> None:
             output.note("stopping: each terraform finishes the step it is in; what runs stays" if first else "wait …")
 
         with local_view.Display() as display:
-            cloud = LocalCloud(on_step=display)
+            cloud = LocalCloud(on_step=display, nodes=nodes)
             try:
                 with cloud.cancel.on_signals(said):
                     cloud.up()

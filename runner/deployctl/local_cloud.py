@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import platform
+import secrets
 import shutil
 import sys
 import time
@@ -17,16 +19,18 @@ from runner.deployctl import environment, infra, local_view, stacks, terraform
 from runner.deployctl.background import Background
 from runner.deployctl.job import StackEvent, StackResult
 from runner.deployctl.local_view import OnStep, Step
-from runner.localcloud import engines, machines, node, process
+from runner.localcloud import bridge, containers, engines, image, machines, node, process
 from runner.localcloud import state as local_state
-from runner.localcloud.state import ENV, LocalState
+from runner.localcloud.state import ENV, LocalState, NodeKind
+from runner.rollout import published
 from runner.rollout import release as releases
-from runner.settings import SluiceError
+from runner.rollout.wheels import Target
+from runner.settings import RefusedError, SluiceError
 from runner.state import db, migrate, queries
 from runner.storage import Storage
 
 AWS_SECONDS = 60.0
-NODES_SECONDS = 120.0
+NODES_SECONDS = {"processes": 120.0, "containers": 600.0}
 # What the state directory holds; `down` removes this and nothing else.
 _CONTENTS = (
     "postgres",
@@ -49,23 +53,42 @@ class LocalCloud:
     """A local cloud in a state directory, by its parts: each method may be called again and does only what is missing.
 
     A driver with a display of its own calls the parts; up() calls them in the order that is quickest. on_step hears
-    of everything, from any thread. cancel stops the Terraform runs.
+    of everything, from any thread. cancel stops the Terraform runs. nodes: what instances become, processes unless
+    told otherwise; a local cloud keeps its kind as long as it lives.
     """
 
     def __init__(
-        self, state_dir: Path | None = None, *, root: Path | None = None, on_step: OnStep | None = None
+        self,
+        state_dir: Path | None = None,
+        *,
+        root: Path | None = None,
+        on_step: OnStep | None = None,
+        nodes: NodeKind | None = None,
     ) -> None:
         self.directory = (state_dir or local_state.directory()).absolute()
         self.tree = root / "terraform" if root else environment.find_tree()
         self.root = self.tree.parent
         self.cancel = terraform.Cancel()
         self._on_step = on_step
-        self.postgres = engines.Postgres(self.directory / "postgres")
-        self.valkey = engines.Valkey(self.directory / "valkey")
+        self._nodes = nodes
         self._aws_pid = self.directory / "aws" / "aws.pid"
         self._machines_pid = self.directory / "machines" / "machines.pid"
 
     # State
+
+    @property
+    def postgres(self) -> engines.Postgres:
+        """The database server, where this local cloud's nodes reach it."""
+        state, home = self.state, self.directory / "postgres"
+        if state.nodes == "processes":
+            return engines.Postgres(home)
+        return engines.Postgres(home, address=state.address, password=state.password)
+
+    @property
+    def valkey(self) -> engines.Valkey:
+        """The broker, where this local cloud's nodes reach it."""
+        state = self.state
+        return engines.Valkey(self.directory / "valkey", address=state.address, password=state.password)
 
     @property
     def state(self) -> LocalState:
@@ -99,10 +122,11 @@ class LocalCloud:
     def daemons(self) -> list[local_view.Daemon]:
         """The four daemons, whether they run or not."""
         state = self.state
+        postgres, valkey = self.postgres, self.valkey
         imds = f"http://127.0.0.1:{state.imds_port}" if state.imds_port else ""
         found = (
-            ("postgres", self.postgres.pidfile, self.postgres.log, state.database_url),
-            ("valkey", self.valkey.pidfile, self.valkey.log, state.broker_url),
+            ("postgres", postgres.pidfile, postgres.log, state.database_url),
+            ("valkey", valkey.pidfile, valkey.log, state.broker_url),
             ("aws", self._aws_pid, self._aws_pid.with_suffix(".log"), state.aws_endpoint),
             ("machines", self._machines_pid, self._machines_pid.with_suffix(".log"), imds),
         )
@@ -110,14 +134,58 @@ class LocalCloud:
 
     # Parts
 
+    def _kind(self) -> NodeKind:
+        return self._nodes or self.state.nodes
+
+    def check_nodes(self) -> NodeKind:
+        """What instances become. Raises RefusedError if that is not what they are already."""
+        state = self.state
+        wanted = self._kind()
+        if wanted != state.nodes and state.aws_endpoint and not self.forgotten():
+            raise RefusedError(
+                f"the local cloud in {self.directory} runs nodes as {state.nodes}, not as {wanted}",
+                "run `deployctl local down` first",
+            )
+        return wanted
+
+    def start_network(self) -> LocalState:
+        """For nodes as containers: the engine, and the network that everything listens on.
+
+        Raises UsageError if this machine cannot run them.
+        """
+        state = self.state
+        wanted = self.check_nodes()
+        if wanted == "processes":
+            return state
+        with self._step("network", "making the network of the containers") as say:
+            containers.find()
+            cidr = state.cidr or bridge.free_cidr()
+            bridge.create(bridge.name_of(self.directory), cidr)
+            state = local_state.update(
+                self.directory,
+                nodes=wanted,
+                cidr=cidr,
+                address=bridge.address_in(cidr),
+                password=state.password or secrets.token_hex(16),
+            )
+            say(f"the VPC {cidr} is the bridge {bridge.name_of(self.directory)}")
+        return state
+
+    def node_image(self) -> None:
+        """The image of container nodes, built from its recipe unless the engine has it."""
+        if self.state.nodes == "containers":
+            with self._step("image", "looking for the image of the nodes") as say:
+                say(f"nodes are made of {image.ensure(containers.find(), lambda text: say(text, done=False))}")
+
     def start_engines(self) -> LocalState:
         """PostgreSQL with the databases `sluice` and `warehouse`, and Valkey."""
         with self._step("engines", "starting PostgreSQL and Valkey") as say:
-            self.postgres.start()
+            postgres = self.postgres
+            postgres.start()
             state = local_state.update(
                 self.directory,
-                database_url=self.postgres.create_database("sluice"),
-                warehouse_url=self.postgres.create_database("warehouse"),
+                database_url=postgres.create_database("sluice"),
+                warehouse_url=postgres.create_database("warehouse"),
                 broker_url=self.valkey.start(),
                 ledger=str(self.directory / "ledger"),
             )
@@ -130,9 +198,10 @@ class LocalCloud:
             self._aws_pid.parent.mkdir(parents=True, exist_ok=True)
             log = self._aws_pid.with_suffix(".log")
             if not process.alive(self._aws_pid):
-                port = engines.free_port()
-                local_state.update(self.directory, aws_endpoint=f"http://127.0.0.1:{port}")
-                argv = [sys.executable, "-m", "runner.localcloud.aws", "--port", str(port)]
+                address = self.state.address
+                port = engines.free_port(address)
+                local_state.update(self.directory, aws_endpoint=f"http://{address}:{port}")
+                argv = [sys.executable, "-m", "runner.localcloud.aws", "--address", address, "--port", str(port)]
                 process.start(argv, _plain_environ(), log, self._aws_pid, cwd=self._aws_pid.parent)
             endpoint = self.state.aws_endpoint
             deadline = time.monotonic() + AWS_SECONDS
@@ -170,7 +239,10 @@ class LocalCloud:
     def release(self, label: str = "") -> releases.BuiltRelease:
         """Build a release of the source tree as it is now. Needs no daemon."""
         with self._step("release", "building a release") as say:
-            built = releases.build(self.root, label, self.directory / "releases")
+            # Process nodes run in this environment; a machine brings nothing but Python.
+            machine = Target(image.PYTHON, f"linux_{platform.machine()}")
+            targets = [machine] if self._kind() == "containers" else []
+            built = releases.build(self.root, label, self.directory / "releases", targets=targets)
             say(f"release {built.id} built")
         return built
 
@@ -205,7 +277,7 @@ class LocalCloud:
             engine = db.connect(self._need("database_url"), pool_size=1)
             try:
                 with engine.begin() as connection:
-                    new = releases.publish(built, storage, connection, "deployctl local up")
+                    new = published.publish(built, storage, connection, "deployctl local up")
             finally:
                 engine.dispose()
             say(f"release {built.id} {'published' if new else 'is published'}")
@@ -220,6 +292,7 @@ class LocalCloud:
         given: dict[str, Any] = {
             "engines": {"database_url": self._need("database_url"), "broker_url": self._need("broker_url")},
             "release": state.release,
+            "cidr": state.cidr,
         }
         given = {k: v for k, v in given.items() if k in declared and v} | variables
         return infra.apply(
@@ -235,7 +308,7 @@ class LocalCloud:
         """As apply(), in a thread of this process."""
         return Background(lambda: self.apply(*names, **variables))
 
-    def wait_for_nodes(self, seconds: float = NODES_SECONDS) -> list[queries.NodeRow]:
+    def wait_for_nodes(self, seconds: float | None = None) -> list[queries.NodeRow]:
         """Wait until every group has as many registered nodes with a heartbeat as it wants; returns the nodes.
 
         Raises SluiceError naming the first machine that is not there, with the last line of its console.
@@ -243,7 +316,7 @@ class LocalCloud:
         with self._step("nodes", "waiting for the fleet") as say:
             engine = db.connect(self._need("database_url"), pool_size=1)
             autoscaling = environment.client("autoscaling", self.environment, self.environ())
-            deadline = time.monotonic() + seconds
+            deadline = time.monotonic() + (NODES_SECONDS[self.state.nodes] if seconds is None else seconds)
             try:
                 while True:
                     groups = autoscaling.describe_auto_scaling_groups()["AutoScalingGroups"]
@@ -286,6 +359,7 @@ class LocalCloud:
         self.directory.mkdir(parents=True, exist_ok=True)
         with self._alone():
             if self.forgotten():
+                self._nodes = self._nodes or self.state.nodes
                 self._say(Step("aws", "the AWS API was not running and has forgotten everything: starting over"))
                 self._take_down(keep=False)
                 self.directory.mkdir(parents=True, exist_ok=True)
@@ -299,8 +373,11 @@ class LocalCloud:
             return threads[-1]
 
         try:
+            self.start_network()
             built = aside(self.first_release)
             database = aside(self._database)
+            if self.state.nodes == "containers":
+                self.node_image()
             self.start_aws()
             self.start_machines()
             self.bootstrap()
@@ -339,14 +416,17 @@ class LocalCloud:
         with self._step("down", "stopping the nodes") as say:
             process.stop(self._machines_pid, grace=5.0, descendants=False)
             killed = machines.kill_all(self.directory)
+            kind = "containers" if self.state.nodes == "containers" else "node processes"
             process.stop(self._aws_pid, grace=2.0)
             self.valkey.stop()
             self.postgres.stop()
+            if self.state.nodes == "containers":
+                bridge.remove(bridge.name_of(self.directory))
             (self.directory / "local.json").unlink(missing_ok=True)
             if not keep:
                 for name in _CONTENTS:
                     _remove(self.directory / name)
-            say(f"stopped; {killed} node processes ended{'' if keep else ', state removed'}")
+            say(f"stopped; {killed} {kind} ended{'' if keep else ', state removed'}")
 
     def healthy(self) -> list[queries.NodeRow]:
         """The nodes, if all daemons run and every stack has been applied and every node is there; else none."""

@@ -44,12 +44,17 @@ NOUNS = (
     Noun("release", "Releases: what a node runs, built and listed."),
     Noun("dags", "Pipelines: publish bundles."),
     Noun("roll", "Move a fleet to another release without losing a task.", function="roll"),
+    Noun("watch", "Watch rolls that are under way, live.", function="watch"),
     Noun("fleet", "What runs where."),
+    Noun("history", "What was changed, by whom, and what became of the tasks.", function="history"),
+    Noun("rollback", "Undo one change of the history.", function="rollback"),
+    Noun("configure", "Ansible: bring the hosts of an environment to what the roles say.", function="configure"),
 )
 
 # Which extra brings a package; what is not named here comes with the base install.
 _EXTRA_OF = {
     "ansible": "deploy",
+    "ansible_runner": "deploy",
     "fabric": "deploy",
     "hatchling": "deploy",
     "matplotlib": "deploy",

@@ -14,7 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from runner.deployctl import cost, environment, locks, planned, recovery, stacks, terraform
+from botocore.exceptions import BotoCoreError, ClientError
+
+from runner.deployctl import cost, environment, ledger, locks, output, planned, recovery, stacks, terraform
 from runner.deployctl.job import CancelledError, Ended, Job, StackEvent, StackResult, StacksFailedError
 from runner.deployctl.job import prepare as prepare
 from runner.deployctl.messages import Message, StalePlanError
@@ -173,9 +175,32 @@ def _converge(
         applying = functools.partial(_apply_one, job, {p.result.stack: p for p in changing}, destroying, look, plan_one)
         for p in _side_by_side(job, [p.result.stack for p in changing], applying):
             results[p.result.stack] = p.result
+            _write_down(job, p.result, "destroy" if destroying else "apply")
         for p in changing:  # also of those that were not begun
             _drop(p)
     return _checked(job, [results[n] for n in job.names if n in results])
+
+
+def _write_down(job: Job, result: StackResult, action: str) -> None:
+    """Keep in the history how a stack ended. What was done is done: trouble here is told and stops nothing."""
+    if result.status == "skipped":
+        return
+    # The history names what was given by hand; what the running local cloud fills in is not the same tomorrow.
+    filled = environment.local_variables(job.env)
+    try:
+        ledger.write(
+            job.env,
+            job.environ,
+            stack=result.stack,
+            action=action,
+            status=result.status,
+            seconds=result.seconds,
+            changes="" if result.summary.empty else result.summary.line(done=True),
+            variables={k: v for k, v in job.variables.items() if filled.get(k) != v},
+            error=result.error.message if result.error else None,
+        )
+    except (BotoCoreError, ClientError, SluiceError) as e:
+        output.note(f"{result.stack}: the history could not be written: {e}")
 
 
 def _plan_one(

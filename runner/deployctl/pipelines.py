@@ -13,6 +13,7 @@ from runner.authoring.spec import DagSpec
 from runner.bundle.compare import Changes, Content, compare
 from runner.bundle.fetch import content, files_of, key_of
 from runner.bundle.publish import Prepared, Published, prepare, upload
+from runner.bundle.validate import Known
 from runner.bundle.wheels import MANIFEST, Manifest
 from runner.settings import RefusedError, SluiceError, UsageError
 from runner.state import bundles, queries
@@ -56,7 +57,7 @@ class Pipelines:
 
     def push(self, directory: Path, *, architectures: Sequence[str] = (), who: str) -> Push:
         """Validate a directory, upload it and make it active. Raises BundleError with all that is wrong."""
-        ready = prepare(directory, architectures=architectures, connections=self._connections())
+        ready = prepare(directory, architectures=architectures, known=self._known())
         with self._engine.begin() as c:
             before = self._before(c, ready)
             done: Published = upload(ready, storage=self._storage, connection=c, who=who)
@@ -64,7 +65,7 @@ class Pipelines:
 
     def try_push(self, directory: Path, *, architectures: Sequence[str] = ()) -> Push:
         """Everything of a push but the change, with what would change."""
-        ready = prepare(directory, architectures=architectures, connections=self._connections())
+        ready = prepare(directory, architectures=architectures, known=self._known())
         archive = ready.archive
         with self._engine.connect() as c:
             before = self._before(c, ready)
@@ -130,9 +131,9 @@ class Pipelines:
                 raise RefusedError(f"the archive of {row.version} is gone: {row.url}", "push that code again")
         return name, before, after
 
-    def _connections(self) -> set[str]:
+    def _known(self) -> Known:
         with self._engine.connect() as c:
-            return bundles.connections(c)
+            return Known(*bundles.known(c))
 
     @staticmethod
     def _before(c: Connection, ready: Prepared) -> str | None:

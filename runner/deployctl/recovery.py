@@ -53,10 +53,59 @@ NAMED = {
     "aws_s3_bucket": "{bucket}",
     "aws_ssm_parameter": "{name}",
 }
+
+
+def _in_vpc(name: str, value: str) -> dict[str, Any]:
+    """EC2's way to ask for what has this value in the VPC of the resource."""
+    return {"Filters": [{"Name": "vpc-id", "Values": ["{vpc_id}"]}, {"Name": name, "Values": [value]}]}
+
+
 # Types whose id is not their name, and that take their time to be made: service, call, its arguments, and the names
 # of the list in the answer ("": the answer itself), of the id and of the state in it.
 SEARCHED: dict[str, tuple[str, str, dict[str, Any], str, str, str]] = {
     "aws_sqs_queue": ("sqs", "get_queue_url", {"QueueName": "{name}"}, "", "QueueUrl", ""),
+    "aws_lb_target_group": (
+        "elbv2",
+        "describe_target_groups",
+        {"Names": ["{name}"]},
+        "TargetGroups",
+        "TargetGroupArn",
+        "",
+    ),
+    "aws_secretsmanager_secret": ("secretsmanager", "describe_secret", {"SecretId": "{name}"}, "", "ARN", ""),
+    "aws_launch_template": (
+        "ec2",
+        "describe_launch_templates",
+        {"LaunchTemplateNames": ["{name}"]},
+        "LaunchTemplates",
+        "LaunchTemplateId",
+        "",
+    ),
+    "aws_flow_log": (
+        "ec2",
+        "describe_flow_logs",
+        {"Filter": [{"Name": "resource-id", "Values": ["{vpc_id}"]}]},
+        "FlowLogs",
+        "FlowLogId",
+        "",
+    ),
+    "aws_internet_gateway": (
+        "ec2",
+        "describe_internet_gateways",
+        {"Filters": [{"Name": "attachment.vpc-id", "Values": ["{vpc_id}"]}]},
+        "InternetGateways",
+        "InternetGatewayId",
+        "",
+    ),
+    "aws_subnet": ("ec2", "describe_subnets", _in_vpc("cidr-block", "{cidr_block}"), "Subnets", "SubnetId", ""),
+    "aws_security_group": (
+        "ec2",
+        "describe_security_groups",
+        _in_vpc("group-name", "{name}"),
+        "SecurityGroups",
+        "GroupId",
+        "",
+    ),
     "aws_lb": ("elbv2", "describe_load_balancers", {"Names": ["{name}"]}, "LoadBalancers", "LoadBalancerArn", ""),
     "aws_nat_gateway": (
         "ec2",
@@ -69,12 +118,7 @@ SEARCHED: dict[str, tuple[str, str, dict[str, Any], str, str, str]] = {
     "aws_vpc_endpoint": (
         "ec2",
         "describe_vpc_endpoints",
-        {
-            "Filters": [
-                {"Name": "vpc-id", "Values": ["{vpc_id}"]},
-                {"Name": "service-name", "Values": ["{service_name}"]},
-            ]
-        },
+        _in_vpc("service-name", "{service_name}"),
         "VpcEndpoints",
         "VpcEndpointId",
         "State",

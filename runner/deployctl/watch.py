@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
 
+import typer
 from rich.console import Group
 from rich.live import Live
 from rich.markup import escape
@@ -24,6 +25,18 @@ _EVENTS = text("""
 SELECT id, at, kind, subject, state, detail FROM event
 WHERE id > :after AND (kind = 'rollout' AND subject = ANY (:ids) OR kind = 'node') ORDER BY id LIMIT 500
 """)
+
+
+def watch(
+    roll_id: int | None = typer.Argument(None, metavar="[ROLL]", help="Which roll; without it, all that run."),
+    env: str = typer.Option(..., "--env", help="The environment."),
+    as_json: bool = typer.Option(False, "--json", help="Print how they ended as JSON, once they have."),
+) -> None:
+    """Watch rolls until they end. Leaving changes nothing; exit status 1 unless all succeeded."""
+    from runner.deployctl import client, follow
+
+    with client.connect(env) as c:
+        follow.follow(c, follow.under_way(c, roll_id), drive=False, as_json=as_json)
 
 
 class Watch:
@@ -67,7 +80,7 @@ class Watch:
             self._after = int(c.execute(first, {"ids": [str(i) for i in self.ids]}).scalar_one())
         rows = c.execute(_EVENTS, {"after": self._after, "ids": [str(i) for i in self.ids]}).all()
         self._after = rows[-1].id if rows else self._after
-        return [_line(row) for row in rows]
+        return [line(row) for row in rows]
 
     def _alone(self, found: Sequence[RolloutRow]) -> None:
         """Say once that nobody carries a rollout on."""
@@ -81,7 +94,7 @@ class Watch:
             self._said_alone = True
             output.note(
                 f"nobody has carried roll {old[0].id} on for {2 * DRIVER_SECONDS:.0f} s: is a scheduler alive? "
-                f"`deployctl roll --env {self.client.env} --watch {old[0].id} --drive` does it from here"
+                f"`deployctl roll --env {self.client.env} --resume {old[0].id}` does it from here"
             )
 
 
@@ -101,7 +114,13 @@ def summary(step: StepRow) -> str:
     if step.action == "heartbeat":
         return ", ".join(f"{n}: {s}" for n, s in d.get("states", {}).items())
     if step.action == "drain" and step.state == "running":
-        return ", ".join(f"{i}: {n} task{'s' * (n != 1)} left" for i, n in d.get("left", {}).items())
+        left = ", ".join(f"{i}: {n} task{'s' * (n != 1)} left" for i, n in d.get("left", {}).items())
+        return f"past its deadline, waits: {left}" if d.get("late") else left
+    if step.action == "bake" and "new" in d:
+        (bad, ended), (old_bad, old_ended) = d["new"], d["old"]
+        return f"{bad} of {ended} tasks failed on new nodes, {old_bad} of {old_ended} on old ones"
+    if step.action == "schema" and d.get("left"):
+        return f"left for later: {len(d['left'])} nodes run other releases"
     if step.action in ("terminate", "retreat") and step.state == "running":
         return f"waiting for {', '.join(d['left'])}" if d.get("left") else ""
     return "past its deadline" if d.get("forced") else ""
@@ -130,7 +149,8 @@ def _table(rollout: RolloutRow, steps: Sequence[StepRow], *, short: bool) -> Tab
     return table
 
 
-def _line(event: Any) -> str:
+def line(event: Any) -> str:
+    """An event of a node or a rollout, as a log shows it."""
     at = f"{event.at.astimezone():%H:%M:%S}"
     if event.kind == "node":
         return f"{at} node {event.subject}: {event.state}" + (f" ({event.detail})" if event.detail else "")

@@ -94,6 +94,11 @@ class Cloud:
         with self._lock:
             return self._instances.get(instance_id)
 
+    def at(self, address: str) -> str:
+        """The instance that is up and has this private address; empty if there is none."""
+        with self._lock:
+            return next((i.id for i in self._instances.values() if i.up and i.private_ip == address), "")
+
     def lifecycle_state(self, instance_id: str) -> str:
         """Its lifecycle state in its autoscaling group as of the last refresh; empty if it is in none."""
         return self._lifecycle.get(instance_id, "")

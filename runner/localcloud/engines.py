@@ -25,7 +25,8 @@ from runner.settings import SluiceError
 
 _START_SECONDS = 30.0
 _SOCKET_PATH_MAX = 103  # bytes; 107 on Linux, 103 on macOS
-_SOCKET_NAME = ".s.PGSQL.5432"
+_PORT = 5432
+_SOCKET_NAME = ".s.PGSQL.65535"  # the longest
 
 
 class Postgres:
@@ -33,15 +34,20 @@ class Postgres:
 
     A socket and not a TCP port, because there is no password: on 127.0.0.1 every user of the machine could
     connect as superuser. fast=True survives a crash of the server but not of the machine (for tests).
+    With an address it listens there too, on a port that stays the same, and whoever comes that way needs the password.
 
     PostgreSQL refuses to run as root. Started by root it runs as `nobody`, and the directories above are made
     passable for others (mode o+x), its own data is not.
     """
 
-    def __init__(self, directory: Path, *, fast: bool = False, max_connections: int = 200) -> None:
+    def __init__(
+        self, directory: Path, *, fast: bool = False, max_connections: int = 200, address: str = "", password: str = ""
+    ) -> None:
         self.directory = directory.absolute()
         self.fast = fast
         self.max_connections = max_connections
+        self.address = address
+        self.password = password
         self.data = self.directory / "data"
         self.log = self.directory / "postgres.log"
         self.pidfile = self.directory / "postgres.pid"
@@ -68,8 +74,8 @@ class Postgres:
         if user is not None:
             os.chown(home, *user)
         options = {
-            "listen_addresses": "",
-            "port": "5432",
+            "listen_addresses": self.address,
+            "port": str(self._port()),
             "unix_socket_directories": str(home),
             "unix_socket_permissions": "0700",
             "max_connections": str(self.max_connections),
@@ -101,8 +107,10 @@ class Postgres:
 
     def url_of(self, database: str) -> str:
         """The URL of one database; psycopg takes it as it is, SQLAlchemy with `postgresql+psycopg://`."""
+        if self.address:
+            return f"postgresql://postgres:{quote(self.password)}@{self.address}:{self._port()}/{quote(database)}"
         # The port is named because PGPORT in the user's environment would be taken otherwise.
-        return f"postgresql://postgres@/{quote(database)}?host={quote(str(self._socket_dir()))}&port=5432"
+        return f"postgresql://postgres@/{quote(database)}?host={quote(str(self._socket_dir()))}&port={_PORT}"
 
     def create_database(self, name: str) -> str:
         """Create the database unless it exists, and return its URL. The server must run."""
@@ -122,6 +130,12 @@ class Postgres:
         argv = [str(_postgres_bin() / "initdb"), "-D", str(part), "-U", "postgres", "--auth=trust"]
         argv += ["--encoding=UTF8", "--locale=C", "--no-instructions"]
         argv += ["--no-sync"] if self.fast else []
+        secret = self.directory / "password.part"
+        if self.password:
+            process.write_atomically(secret, self.password + "\n", mode=0o600)
+            argv += [f"--pwfile={secret}"]
+            if user is not None:
+                os.chown(secret, *user)
         done = subprocess.run(
             argv,
             env=_clean_env(),
@@ -133,8 +147,11 @@ class Postgres:
             group=user[1] if user else None,
             extra_groups=[] if user else None,
         )
+        secret.unlink(missing_ok=True)
         if done.returncode != 0:
             raise SluiceError(f"initdb failed in {part}: {(done.stderr.strip() or done.stdout.strip())[-300:]}")
+        with (part / "pg_hba.conf").open("a") as rules:
+            rules.write("host all all samenet scram-sha-256\n")  # of effect only where it listens on an address
         part.rename(self.data)
 
     def _wait_ready(self) -> str:
@@ -158,6 +175,15 @@ class Postgres:
         name = hashlib.sha256(os.fsencode(self.directory)).hexdigest()[:12]
         return Path(tempfile.gettempdir()) / f"sluice-{os.geteuid()}-{name}"
 
+    def _port(self) -> int:
+        """The usual one, which with a socket alone is a name; on an address a free one, kept over restarts."""
+        if not self.address:
+            return _PORT
+        kept = self.directory / "port"
+        if not kept.exists():
+            process.write_atomically(kept, str(free_port(self.address)))
+        return int(kept.read_text())
+
     def _forget_stranger(self) -> None:
         """Drop PostgreSQL's own pid file if its pid went to another program (the machine restarted).
 
@@ -174,10 +200,15 @@ class Postgres:
 
 
 class Valkey:
-    """Valkey on a port of 127.0.0.1, in memory only: the database is the truth, this is the doorbell."""
+    """Valkey on a port of this machine, in memory only: the database is the truth, this is the doorbell.
 
-    def __init__(self, directory: Path) -> None:
+    Anywhere but on 127.0.0.1 it wants a password.
+    """
+
+    def __init__(self, directory: Path, *, address: str = "127.0.0.1", password: str = "") -> None:
         self.directory = directory.absolute()
+        self.address = address
+        self.password = password
         self.log = self.directory / "valkey.log"
         self.pidfile = self.directory / "valkey.pid"
         self._portfile = self.directory / "port"
@@ -192,14 +223,14 @@ class Valkey:
             return self._wait_ready()
         for attempt in range(5):  # a free port may be taken by somebody else before the server binds it
             port = self._port() if attempt == 0 else None
-            port = port if port is not None and is_free(port) else free_port()
+            port = port if port is not None and is_free(port, self.address) else free_port(self.address)
             process.write_atomically(self._portfile, str(port))
             argv = [
                 _valkey_binary(),
                 "--port",
                 str(port),
                 "--bind",
-                "127.0.0.1",
+                self.address,
                 "--save",
                 "",
                 "--appendonly",
@@ -207,6 +238,10 @@ class Valkey:
             ]
             argv += ["--dir", str(self.directory), "--daemonize", "no", "--databases", "16"]
             argv += ["--maxmemory", "256mb", "--maxmemory-policy", "noeviction"]
+            if self.password:  # in a file: the arguments of a process are everybody's to read
+                secret = self.directory / "valkey.conf"
+                process.write_atomically(secret, f"requirepass {self.password}\n", mode=0o600)
+                argv.insert(1, str(secret))
             process.start(argv, _clean_env(), self.log, self.pidfile, cwd=self.directory)
             with contextlib.suppress(SluiceError):
                 return self._wait_ready()
@@ -220,17 +255,18 @@ class Valkey:
     @property
     def url(self) -> str:
         """The URL of database 0; call start() first."""
-        return f"redis://127.0.0.1:{self._port()}/0"
+        login = f":{quote(self.password)}@" if self.password else ""
+        return f"redis://{login}{self.address}:{self._port()}/0"
 
     def _wait_ready(self) -> str:
         deadline = time.monotonic() + _START_SECONDS
         while process.alive(self.pidfile) and time.monotonic() < deadline:
             with (
                 contextlib.suppress(OSError),
-                socket.create_connection(("127.0.0.1", self._port() or 0), 1.0) as s,
+                socket.create_connection((self.address, self._port() or 0), 1.0) as s,
             ):
-                s.sendall(b"PING\r\n")
-                if s.recv(16).startswith(b"+PONG"):
+                s.sendall(f"AUTH {self.password}\r\n".encode() if self.password else b"PING\r\n")
+                if s.recv(16).startswith((b"+PONG", b"+OK")):
                     return self.url
             time.sleep(0.02)
         raise SluiceError(f"Valkey did not start: {_last_line(self.log)}", f"see {self.log}")
@@ -242,19 +278,19 @@ class Valkey:
             return None
 
 
-def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on at this moment."""
+def free_port(address: str = "127.0.0.1") -> int:
+    """A port of this address that nobody listens on at this moment."""
     with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
+        s.bind((address, 0))
         return int(s.getsockname()[1])
 
 
-def is_free(port: int) -> bool:
-    """Whether a server could listen on this port of 127.0.0.1 now."""
+def is_free(port: int, address: str = "127.0.0.1") -> bool:
+    """Whether a server could listen on this port of this address now."""
     with socket.socket() as s:
         s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            s.bind(("127.0.0.1", port))
+            s.bind((address, port))
         except OSError:
             return False
         return True

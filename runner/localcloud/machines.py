@@ -1,5 +1,7 @@
 """The machines of the local cloud: for every running EC2 instance a node, and the metadata service they ask.
 
+A node is a directory with processes, or a container that boots like a machine (`nodes` of the local cloud's state).
+
 `python -m runner.localcloud.machines` watches the emulated EC2. An instance that runs gets a directory and an agent,
 one that is stopped or terminated is killed with everything on it. The supervisor may be stopped, killed and started
 again at any time: nodes go on meanwhile and are adopted by their pid files.
@@ -18,10 +20,12 @@ from pathlib import Path
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from runner.localcloud import bridge, container_node, containers, image
 from runner.localcloud import node as nodes
 from runner.localcloud import state as local_state
 from runner.localcloud.cloud import Cloud, Instance
-from runner.localcloud.metadata import Server
+from runner.localcloud.container_node import ContainerNode, Yard
+from runner.localcloud.metadata import BridgeServer, Server
 from runner.localcloud.node import Host, Node
 from runner.localcloud.releases import Releases
 from runner.settings import SluiceError
@@ -38,6 +42,7 @@ class Machines:
         if not state.aws_endpoint:
             raise SluiceError("the local cloud has no AWS API yet", "run `deployctl local up`")
         self.cloud = Cloud(state)
+        self.bridge_server: BridgeServer | None = None
         self.server = self._serve(state.imds_port)
         local_state.update(directory, imds_port=self.server.port)
         self.host = Host(
@@ -47,6 +52,7 @@ class Machines:
             agent_command=tuple(agent_command or nodes.AGENT_COMMAND),
         )
         self.nodes: dict[str, Node] = {}
+        self.yard = self._yard(state) if state.nodes == "containers" else None
         self._cleaned = False
 
     def _serve(self, port: int) -> Server:
@@ -56,11 +62,30 @@ class Machines:
         _say(f"port {port} is taken: agents that run already will not find their metadata")
         return Server(self.cloud, 0, self.reboot)
 
+    def _yard(self, state: local_state.LocalState) -> Yard:
+        engine = containers.find()
+        # The port of last time, which running machines know.
+        self.bridge_server = BridgeServer(self.server, state.address, state.bridge_port)
+        self.bridge_server.serve()
+        local_state.update(self.directory, bridge_port=int(self.bridge_server.server_address[1]))
+        name = bridge.name_of(self.directory)
+        return Yard(engine, image.ensure(engine, _say), self.bridge_server.url, state.cidr, name)
+
+    def _make(self, instance_id: str) -> Node:
+        if self.yard is not None:
+            return ContainerNode(instance_id, self.host, self.cloud, self.yard)
+        return Node(instance_id, self.host, self.cloud)
+
     def start(self) -> None:
         """Answer metadata requests; the first tick cleans up after machines that went away unseen."""
         self.server.serve()
 
     def _clean_up(self, instances: dict[str, Instance]) -> None:
+        if self.yard is not None:
+            known = {self.yard.name(i.id) for i in instances.values()}
+            for gone in container_node.remove_all(self.directory, self.yard.engine, keep=known):
+                _say(f"{gone}: gone while nobody looked, its container is removed")
+            return
         home = self.directory / "nodes"
         for left in sorted(home.iterdir()) if home.is_dir() else []:
             instance = instances.get(left.name)
@@ -85,7 +110,7 @@ class Machines:
         for new in up - self.nodes.keys():
             tags = instances[new].tags
             _say(f"{new}: running, {tags.get('Name', 'no name')}")
-            self.nodes[new] = Node(new, self.host, self.cloud)
+            self.nodes[new] = self._make(new)
             self.nodes[new].power_on()
         for reclaimed in self.server.notices.due():
             _say(f"{reclaimed}: spot notice has run out")
@@ -101,8 +126,10 @@ class Machines:
 
     def close(self) -> None:
         """Stop watching. The nodes go on."""
-        self.server.shutdown()
-        self.server.server_close()
+        for server in (self.server, self.bridge_server):
+            if server is not None:
+                server.shutdown()
+                server.server_close()
         for node in self.nodes.values():
             node.detach()
 
@@ -126,7 +153,10 @@ def run(machines: Machines, interval: float, stop: threading.Event) -> None:
 
 
 def kill_all(directory: Path) -> int:
-    """KILL the processes of all nodes of a local cloud; returns how many. Stop the supervisor before."""
+    """KILL all nodes of a local cloud; returns how many processes or containers. Stop the supervisor before."""
+    state = local_state.find(directory)
+    if state is not None and state.nodes == "containers":
+        return len(container_node.remove_all(directory, containers.find()))
     home = directory / "nodes"
     return sum(nodes.kill(node) for node in sorted(home.iterdir())) if home.is_dir() else 0
 

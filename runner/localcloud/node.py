@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import sys
 import threading
@@ -19,17 +20,20 @@ from runner.localcloud import engines, process
 from runner.localcloud import state as local_state
 from runner.localcloud.cloud import Cloud
 from runner.localcloud.releases import Releases
+from runner.rollout.sign import trusted
 from runner.settings import SluiceError
 
 NODE_ENV = "/etc/sluice/node.env"
 MARKER = "SLUICE_MACHINE"  # in the environment of everything that runs on a node: its directory
 WEB_PORT = 8080
 AGENT_COMMAND = (sys.executable, "-m", "runner.cli", "agent")
-_OFF = "power off"
+OFF = "power off"
 _WAIT_SECONDS = 0.3
 _LOOK_SECONDS = 0.5
 _STEADY_SECONDS = 60.0
 _BACKOFF_MAX_SECONDS = 30.0
+# A container's console puts the time and the unit before each line, and a carriage return behind it.
+_ERROR = re.compile(r"^(?:\S+ \S+ \w .*?)?(error: .*?)\r?$", re.MULTILINE)
 
 
 class BootError(SluiceError):
@@ -78,8 +82,7 @@ class Node:
         self._off.set()
         self._wake.set()
         self._thread.join(timeout=10)
-        killed = kill(self.home)
-        self.say(f"{_OFF}: {why}; {killed} processes killed")
+        self.say(f"{OFF}: {why}; {kill(self.home)} processes killed")
 
     def reboot(self) -> None:
         """Pull the plug and put it back."""
@@ -127,7 +130,7 @@ class Node:
         env = read_user_data(self.cloud.user_data(self.id), self.home)
         self.say(f"user data: role {env.get('SLUICE_ROLE', '?')}, pool {env.get('SLUICE_POOL') or '-'}")
         release = self._release_tag()
-        site = self._release(release)
+        site = self._release(release, env.get("SLUICE_RELEASE_KEY", ""))
         shared = {k: v for k, v in os.environ.items() if not k.startswith(("SLUICE_", "AWS_", "PYTHON"))}
         # What the user data says wins over what the local cloud would give any process.
         return (
@@ -157,12 +160,12 @@ class Node:
             self._pause(_WAIT_SECONDS)
         return release
 
-    def _release(self, release: str) -> Path:
+    def _release(self, release: str, key: str) -> Path:
         """Fetch the release and unpack it on this node; returns the directory of its Python packages."""
         said = False
         while True:
             try:
-                site = self.host.releases.install(release, self.home / "release")
+                site = self.host.releases.install(release, self.home / "release", trusted(key))
             except SluiceError as e:
                 raise BootError(e.message, e.hint) from None
             if site is not None:
@@ -234,13 +237,13 @@ def trouble(home: Path) -> str:
     """Why the machine is not up, as far as it can be told: its service's last error, else its console's last line."""
     for log in sorted(home.glob("log/*.log")):
         with contextlib.suppress(OSError, IndexError):
-            return [line for line in log.read_text(errors="replace").splitlines() if line.startswith("error: ")][-1]
+            return str(_ERROR.findall(log.read_text(errors="replace"))[-1])
     return last_words(home)
 
 
 def is_off(home: Path) -> bool:
     """Whether the machine was switched off: only its logs are left."""
-    return last_words(home).startswith(_OFF)
+    return last_words(home).startswith(OFF)
 
 
 def kill(home: Path) -> int:

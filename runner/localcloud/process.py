@@ -189,10 +189,11 @@ def wait_gone(ref: Ref, seconds: float) -> bool:
     return True
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file so that a reader sees the old content or the new, never a part."""
+def write_atomically(path: Path, text: str, mode: int = 0o666) -> None:
+    """Write a file so that a reader sees the old content or the new, never a part. mode is less the umask."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_text(text)
+    with open(part, "w", opener=lambda name, flags: os.open(name, flags, mode)) as out:
+        out.write(text)
     part.replace(path)
 
 

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from runner.localcloud import process
 from runner.settings import SluiceError, UsageError
@@ -17,12 +17,19 @@ from runner.settings import SluiceError, UsageError
 ENV = "local"
 REGION = "us-east-1"
 ACCOUNT = "123456789012"  # the account moto answers for
+LOOPBACK = "127.0.0.1"
+
+NodeKind = Literal["processes", "containers"]
 _FILE = "local.json"
 
 
 @dataclass(frozen=True)
 class LocalState:
-    """The endpoints of one local cloud. An empty value: that part has not been started yet."""
+    """The endpoints of one local cloud. An empty value: that part has not been started yet.
+
+    nodes: what an instance becomes. address: where everything listens; with containers the host's address in the VPC
+    (cidr), and password is that of the engines there.
+    """
 
     aws_endpoint: str = ""
     database_url: str = ""
@@ -34,6 +41,11 @@ class LocalState:
     env: str = ENV
     region: str = REGION
     account: str = ACCOUNT
+    nodes: NodeKind = "processes"
+    address: str = LOOPBACK
+    cidr: str = ""
+    bridge_port: int = 0  # of the metadata service on the bridge
+    password: str = ""
 
     @property
     def artifacts_url(self) -> str:
@@ -49,6 +61,20 @@ class LocalState:
     def state_bucket(self) -> str:
         """The bucket of Terraform's state."""
         return f"sluice-{self.env}-state-{self.account}"
+
+    def machine_environment(self, imds_url: str) -> dict[str, str]:
+        """What a container has in the environment of all its services, so that it finds the emulated AWS.
+
+        The rest it learns as on AWS: from its user data, and its credentials from the metadata service.
+        """
+        return {
+            "AWS_ENDPOINT_URL": self.aws_endpoint,
+            "AWS_EC2_METADATA_SERVICE_ENDPOINT": imds_url,  # boto3
+            "AWS_METADATA_ENDPOINT": imds_url,  # the storage layer
+            "AWS_ALLOW_HTTP": "true",
+            "SLUICE_IMDS_URL": imds_url,
+            "SLUICE_CONN_WAREHOUSE": self.warehouse_url,
+        }
 
     def environment(self) -> dict[str, str]:
         """What a process needs in its environment to take this local cloud for its AWS.
@@ -113,7 +139,8 @@ def save(state: LocalState, state_dir: Path | None = None) -> None:
     """Write the endpoints, whole or not at all."""
     home = state_dir or directory()
     home.mkdir(parents=True, exist_ok=True)
-    process.write_atomically(home / _FILE, json.dumps(asdict(state), indent=2) + "\n")
+    # It may hold the engines' password.
+    process.write_atomically(home / _FILE, json.dumps(asdict(state), indent=2) + "\n", mode=0o600)
 
 
 def update(state_dir: Path | None = None, **changes: Any) -> LocalState:

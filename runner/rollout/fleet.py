@@ -4,27 +4,49 @@ from __future__ import annotations
 
 import datetime as dt
 import zlib
+from collections.abc import Callable, Collection
 
 from sqlalchemy import Connection, Engine, text
 
+from runner.rollout import schema
 from runner.rollout.cloud import Cloud, group_name
 from runner.rollout.facts import Facts, Group, NodeFact
-from runner.rollout.gate import RunState
-from runner.settings import SluiceError
-from runner.state import nodes, queries, transitions
+from runner.rollout.gate import RunState, Tally
+from runner.rollout.release import archive_key
+from runner.settings import Settings, SluiceError
+from runner.state import nodes, orders, queries, transitions
+from runner.storage import Storage
 
 HEARTBEAT_DAG = "sluice_heartbeat"
+_FARED = text("""
+SELECT n.release = :release AS new, count(*) AS ended, count(*) FILTER (WHERE e.state <> 'success') AS failed
+FROM event e JOIN node n USING (node_id) JOIN dag_run r ON r.id = e.run_id
+WHERE e.id > :after AND e.kind = 'task' AND n.role = :role AND n.pool = :pool AND r.run_type <> 'heartbeat'
+  AND (e.state IN ('success', 'failed') OR e.state IN ('ready', 'up_for_retry') AND e.detail LIKE 'will be retried%')
+GROUP BY 1
+""")
 
 
 class LiveFleet:
-    """A pool of an environment."""
+    """A pool of an environment. `guard` is called before anything is done to the cloud, and raises to forbid it."""
 
-    def __init__(self, engine: Engine, cloud: Cloud, env: str, role: str, pool: str) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        cloud: Cloud,
+        settings: Settings,
+        role: str,
+        pool: str,
+        *,
+        guard: Callable[[], None] = lambda: None,
+    ) -> None:
         self.engine = engine
         self.cloud = cloud
+        self.settings = settings
         self.role = role
         self.pool = pool
-        self.name = group_name(env, role, pool)
+        self.name = group_name(settings.env, role, pool)
+        self.guard = guard
 
     def facts(self) -> Facts:
         """The group first, then the nodes: a node that registers in between is seen without its machine, and waits."""
@@ -38,29 +60,42 @@ class LiveFleet:
         return self.cloud.group(self.name)
 
     def set_release(self, release: str) -> None:
+        self.guard()
         self.cloud.set_release(self.name, release)
 
+    def set_template(self, version: str) -> None:
+        self.guard()
+        self.cloud.set_template(self.name, version)
+
     def set_desired(self, count: int) -> None:
+        self.guard()
         self.cloud.set_desired(self.name, count)
 
+    def launch_error(self, since: dt.datetime) -> str:
+        """Why the group could not launch an instance since then; "" if it could, or says nothing."""
+        return self.cloud.launch_error(self.name, since)
+
     def terminate(self, instance_id: str, *, decrement: bool) -> None:
+        self.guard()
         self.cloud.terminate(instance_id, decrement=decrement)
 
     def cordon(self, instance_id: str, *, reason: str, by: str, seconds: float) -> None:
         """Close the node of this instance; one that has not registered yet will find itself draining when it does."""
         with self.engine.begin() as connection:
-            node_id = self._node(connection, instance_id)
-            if node_id is None:
-                node_id = instance_id
-                info = nodes.NodeInfo(node_id, self.role, self.pool, "", "", instance_id=instance_id)
+            found = self._nodes(connection, instance_id)
+            if not found:
+                found = [instance_id]
+                info = nodes.NodeInfo(instance_id, self.role, self.pool, "", "", instance_id=instance_id)
                 nodes.register(connection, info, state="booting")
                 # It was not heard: what counts as silent need not be waited for.
-                connection.execute(text("DELETE FROM node_heartbeat WHERE node_id = :id"), {"id": node_id})
-            nodes.cordon(connection, node_id, reason=reason, by=by, deadline_seconds=seconds)
+                connection.execute(text("DELETE FROM node_heartbeat WHERE node_id = :id"), {"id": instance_id})
+            for node_id in found:
+                nodes.cordon(connection, node_id, reason=reason, by=by, deadline_seconds=seconds)
 
     def uncordon(self, instance_id: str, *, by: str) -> None:
+        """The last node of this instance takes tasks again."""
         with self.engine.begin() as connection:
-            if (node_id := self._node(connection, instance_id)) is not None:
+            for node_id in self._nodes(connection, instance_id)[-1:]:
                 nodes.uncordon(connection, node_id, by=by)
 
     def gone(self, instance_id: str) -> bool:
@@ -68,7 +103,7 @@ class LiveFleet:
         if not self.cloud.dead(instance_id):
             return False
         with self.engine.begin() as connection:
-            if (node_id := self._node(connection, instance_id)) is not None:
+            for node_id in self._nodes(connection, instance_id):
                 nodes.gone(connection, node_id, cause="the instance is terminated")
         return True
 
@@ -100,14 +135,63 @@ class LiveFleet:
             ).one()
         return RunState(row.state, row.error or f"task {row.task}")
 
-    def _node(self, connection: Connection, instance_id: str) -> str | None:
-        node_id: str | None = connection.execute(
+    def end_runs(self, run_ids: Collection[int]) -> None:
+        """End those of these runs that have not ended."""
+        with self.engine.begin() as connection:
+            found = connection.execute(
+                text("SELECT id FROM dag_run WHERE id = ANY (:ids) AND state NOT IN ('success', 'failed')"),
+                {"ids": list(run_ids)},
+            ).scalars()
+            for run_id in list(found):
+                transitions.end_run(connection, run_id, why="the roll it belongs to is over")
+
+    def mark(self) -> int:
+        """The last event there is."""
+        with self.engine.connect() as connection:
+            return int(connection.execute(text("SELECT coalesce(max(id), 0) FROM event")).scalar_one())
+
+    def tallies(self, release: str, after: int) -> tuple[Tally, Tally]:
+        """How the tasks of this pool fared after an event: on the nodes of this release, and on the others."""
+        with self.engine.connect() as connection:
+            rows = connection.execute(
+                _FARED, {"after": after, "role": self.role, "pool": self.pool, "release": release}
+            ).all()
+        found = {bool(row.new): Tally(row.ended, row.failed) for row in rows}
+        return found.get(True, Tally()), found.get(False, Tally())
+
+    def migrate(self, release: str, phase: str) -> None:
+        """Run what the release brings of this phase."""
+        self.guard()
+        storage = Storage.open(self.settings.artifacts_url, region=self.settings.region)
+        schema.upgrade(storage.get(archive_key(release)), self.engine, phase)
+
+    def others(self, release: str) -> list[str]:
+        """Nodes of any role that run another release."""
+        with self.engine.connect() as connection:
+            return [n.node_id for n in queries.fleet(connection) if n.release != release and n.state != "drained"]
+
+    def order(self, instance_id: str, release: str, *, reason: str, by: str, seconds: float) -> None:
+        """Tell the machine to change to this release beside the one it runs."""
+        self.guard()
+        with self.engine.begin() as connection:
+            orders.give(connection, instance_id, release, reason=reason, by=by, drain_seconds=seconds)
+
+    def order_error(self, instance_id: str) -> str:
+        """Why the machine cannot do as it was told, as its agent has found last; "" if it can."""
+        with self.engine.connect() as connection:
+            order = orders.find(connection, instance_id)
+        return (order.error or "") if order else ""
+
+    def _nodes(self, connection: Connection, instance_id: str) -> list[str]:
+        """The nodes of this instance that are not gone, oldest first."""
+        found = connection.execute(
             text(
-                "SELECT node_id FROM node WHERE instance_id = :id OR node_id = :id ORDER BY registered_at DESC LIMIT 1"
+                "SELECT node_id FROM node WHERE (instance_id = :id OR node_id = :id) AND state <> 'gone'"
+                " ORDER BY registered_at, node_id"
             ),
             {"id": instance_id},
-        ).scalar()
-        return node_id
+        )
+        return list(found.scalars())
 
 
 def _run_of(connection: Connection, date: dt.datetime, queue: str) -> int | None:

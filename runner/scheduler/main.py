@@ -6,6 +6,7 @@ the length of their transaction. NOTIFY wakes the loop; the tick is only the net
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import socket
 import threading
@@ -35,7 +36,7 @@ from runner.scheduler.lookup import provider
 from runner.scheduler.reap import Reaper
 from runner.scheduler.sense import Sensing
 from runner.settings import Settings, SluiceError
-from runner.state import assets, backfills, bundles, nodes, transitions
+from runner.state import assets, backfills, bundles, nodes, rollouts, transitions
 from runner.state.db import connect, listen
 from runner.state.doorbell import Doorbell, celery_app
 from runner.telemetry import systemd
@@ -219,6 +220,8 @@ class Scheduler:
             self.alerting.stop()
             for leader in self.leaders:
                 leader.stop()
+        with contextlib.suppress(DBAPIError), self.engine.begin() as connection:
+            rollouts.let_all_go(connection, self.settings.node_id)  # its own roll may be among them
         self.doorbell.close()
         self.engine.dispose()
 

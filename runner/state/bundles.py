@@ -96,9 +96,12 @@ _RETIRE = text("""
 UPDATE dag SET active = false, updated_at = now()
 WHERE bundle = :name AND bundle_version <> :version AND active
 """)
+# What runs at that moment is kept with it, so that the history can say what became of it: [run, instance, attempt].
 _HISTORY = text("""
 INSERT INTO deploy (kind, target, before, after, who, detail)
-SELECT 'code', :name, CAST(:before AS text), :version, :who, jsonb_build_object('action', CAST(:action AS text))
+SELECT 'code', :name, CAST(:before AS text), :version, :who, jsonb_build_object('action', CAST(:action AS text),
+    'in_flight', (SELECT coalesce(jsonb_agg(jsonb_build_array(run_id, id, attempt)), '[]')
+                  FROM (SELECT run_id, id, attempt FROM task_instance WHERE state = 'running' LIMIT 10000) running))
 WHERE CAST(:before AS text) IS DISTINCT FROM :version
 """)
 _BUNDLES = """
@@ -323,9 +326,10 @@ def deployed_since(connection: Connection, deploy: int, limit: int = 3) -> list[
     return list(dict.fromkeys(rows.scalars()))
 
 
-def connections(connection: Connection) -> set[str]:
-    """Names of the connections that this environment has, for what a bundle's tasks say they need."""
-    return set(connection.execute(text("SELECT name FROM connection")).scalars())
+def known(connection: Connection) -> tuple[set[str], set[str]]:
+    """Names of the connections and of the pools that this environment has, for what a bundle's tasks say they need."""
+    names = [connection.execute(text(f"SELECT name FROM {table}")).scalars() for table in ("connection", "pool")]
+    return set(names[0]), set(names[1])
 
 
 def _unknown(connection: Connection, name: str) -> UsageError:

@@ -33,6 +33,7 @@ ORDERS = ("fail", "succeed", "skip", "restart")  # what a running task is to bec
 RUN_STATES = ("queued", "running", "success", "failed")
 BACKFILL_STATES = ("running", "paused", "cancelled", "done")
 NODE_STATES = ("booting", "ready", "draining", "drained", "gone")
+AFTER_DRAIN = ("", "terminate", "replace")  # nothing; end the machine, with its place in the group or without
 ROLLOUT_STATES = ("running", "succeeded", "failed", "aborted")
 STEP_STATES = ("pending", "running", "done", "failed")
 
@@ -434,7 +435,11 @@ class Event(Base):
     attempt: Mapped[int | None]
     node_id: Mapped[str | None]
     detail: Mapped[str | None]
-    __table_args__ = (Index("ix_event_run", "run_id", "subject", postgresql_where=text("run_id IS NOT NULL")),)
+    __table_args__ = (
+        Index("ix_event_run", "run_id", "subject", postgresql_where=text("run_id IS NOT NULL")),
+        # Events come in the order of their times, so that a span of them is found by almost nothing.
+        Index("ix_event_at", "at", postgresql_using="brin"),
+    )
 
 
 class Node(Base):
@@ -456,10 +461,25 @@ class Node(Base):
     address: Mapped[str]
     registered_at: Mapped[dt.datetime] = mapped_column(server_default=func.now())
     changed_at: Mapped[dt.datetime] = mapped_column(server_default=func.now())
+    after_drain: Mapped[str] = mapped_column(server_default="")  # what the agent does with the machine then
     __table_args__ = (
         _one_of("state", NODE_STATES),
+        _one_of("after_drain", AFTER_DRAIN),
         Index("ix_node_live", "role", "pool", postgresql_where=text("state <> 'gone'")),
     )
+
+
+class NodeOrder(Base):
+    """Which release a running machine shall change to in place. It stays: it is also what it starts after a reboot."""
+
+    __tablename__ = "node_order"
+    machine: Mapped[str] = mapped_column(primary_key=True)  # id of its first node
+    release: Mapped[str]
+    reason: Mapped[str]  # why the nodes of other releases then drain
+    requested_by: Mapped[str]
+    drain_seconds: Mapped[float]
+    error: Mapped[str | None]  # why it cannot be carried out, as the agent has found last
+    ordered_at: Mapped[dt.datetime] = mapped_column(server_default=func.now())
 
 
 class NodeHeartbeat(Base):

@@ -103,7 +103,7 @@ WITH moved AS (
         requested_by = coalesce(CAST(:by AS text), requested_by),
         deadline_at = CASE WHEN CAST(:seconds AS float) IS NULL THEN deadline_at
                            ELSE now() + make_interval(secs => :seconds) END,
-        changed_at = now()
+        after_drain = coalesce(CAST(:after AS text), after_drain), changed_at = now()
     WHERE node_id = :node_id AND state = ANY (:before)
     RETURNING node_id
 ), recorded AS (
@@ -112,6 +112,15 @@ WITH moved AS (
 )
 SELECT count(*) FROM moved
 """)
+
+
+def boot_failed(connection: Connection, node_id: str, reason: str) -> None:
+    """Write down that a machine's boot has failed before its service could register."""
+    connection.execute(
+        text("INSERT INTO event (kind, subject, state, node_id, detail) VALUES ('node', :id, 'failed', :id, :reason)"),
+        {"id": node_id, "reason": f"boot failed: {reason}"},
+    )
+    notify(connection)
 
 
 def register(connection: Connection, info: NodeInfo, *, state: str = "ready") -> str:
@@ -159,17 +168,20 @@ def heartbeat(
     return Orders(row[0], row[1], row[2], held, renewed, ended, row[6])
 
 
-def cordon(connection: Connection, node_id: str, *, reason: str, by: str, deadline_seconds: float) -> bool:
+def cordon(
+    connection: Connection, node_id: str, *, reason: str, by: str, deadline_seconds: float, after: str = ""
+) -> bool:
     """ready → draining. From the commit on, no claim on this node succeeds. False if it was not ready or booting.
 
-    A node that drains already keeps its first reason and deadline.
+    A node that drains already keeps its first reason and deadline. `after`: what its agent then does with the machine,
+    by itself: "" nothing, "terminate" ends it with its place in the group, "replace" lets the group bring another.
     """
-    return _move(connection, node_id, "draining", ("booting", "ready"), reason, by, deadline_seconds)
+    return _move(connection, node_id, "draining", ("booting", "ready"), reason, by, deadline_seconds, after)
 
 
 def uncordon(connection: Connection, node_id: str, *, by: str) -> bool:
     """draining → ready: the drain is called off. False if the node was not draining."""
-    return _move(connection, node_id, "ready", ("draining",), "drain called off", by, None)
+    return _move(connection, node_id, "ready", ("draining",), "drain called off", by, None, "")
 
 
 def drained(connection: Connection, node_id: str) -> bool:
@@ -209,6 +221,7 @@ def _move(
     reason: str | None,
     by: str | None,
     seconds: float | None,
+    after: str | None = None,
 ) -> bool:
     values = {
         "node_id": node_id,
@@ -217,6 +230,7 @@ def _move(
         "reason": reason,
         "by": by,
         "seconds": seconds,
+        "after": after,
     }
     moved: bool = connection.execute(_MOVE, values).scalar_one() > 0
     if moved:

@@ -282,10 +282,14 @@ SELECT n.node_id, n.role, n.pool, n.state, n.reason, n.requested_by, n.deadline_
        CAST(extract(epoch FROM clock_timestamp() - h.at) AS float) AS heartbeat_age_seconds,
        coalesce(h.at > clock_timestamp() - make_interval(secs => :fresh), false) AS live,
        n.instance_id, n.address, n.registered_at, n.changed_at,
-       CAST(extract(epoch FROM clock_timestamp() - n.changed_at) AS float) AS changed_seconds
+       CAST(extract(epoch FROM clock_timestamp() - n.changed_at) AS float) AS changed_seconds, n.after_drain
 FROM node n LEFT JOIN node_heartbeat h USING (node_id)
 """
 _NODE = text(f"{_NODE_SELECT} WHERE n.node_id = :node_id")
+_MACHINE = text(f"""
+{_NODE_SELECT} WHERE n.node_id = :machine OR n.node_id = :machine || '.' || n.release
+ORDER BY n.registered_at, n.node_id
+""")
 _FLEET = text(f"""
 {_NODE_SELECT}
 WHERE n.state <> 'gone' AND (CAST(:role AS text) IS NULL OR n.role = :role)
@@ -342,6 +346,12 @@ def node(connection: Connection, node_id: str, *, fresh_seconds: float = FRESH_S
     """One node, also one that is gone; None if it never registered."""
     row = connection.execute(_NODE, {"node_id": node_id, "fresh": fresh_seconds}).mappings().one_or_none()
     return NodeRow(**row) if row else None
+
+
+def machine(connection: Connection, machine: str, *, fresh_seconds: float = FRESH_SECONDS) -> list[NodeRow]:
+    """The nodes of one machine, also those that are gone, oldest first: its own, and those that came beside it."""
+    values = {"machine": machine, "fresh": fresh_seconds}
+    return [NodeRow(**row) for row in connection.execute(_MACHINE, values).mappings()]
 
 
 def fleet(

@@ -138,7 +138,7 @@ def refuse_second(connection: Connection, role: str, pools: Sequence[str]) -> No
             raise RefusedError(
                 f"{role} pool {pool} is being rolled to {other.release} by {other.created_by} "
                 f"since {other.created_at.astimezone():%H:%M:%S} (roll {other.id})",
-                f"add --watch {other.id} instead of --workers to watch it, --abort {other.id} to stop it",
+                f"`deployctl watch {other.id}` shows it, `deployctl roll --abort {other.id}` stops it",
             )
 
 
@@ -185,6 +185,14 @@ def let_go(connection: Connection, rollout_id: int, owner: str) -> None:
     connection.execute(
         text("UPDATE rollout SET driver = NULL, driver_at = NULL WHERE id = :id AND driver = :owner"),
         {"id": rollout_id, "owner": owner},
+    )
+
+
+def let_all_go(connection: Connection, owner: str) -> None:
+    """Give back every rollout this driver has: it leaves."""
+    connection.execute(
+        text("UPDATE rollout SET driver = NULL, driver_at = NULL WHERE driver = :owner AND state = 'running'"),
+        {"owner": owner},
     )
 
 
@@ -244,13 +252,72 @@ def turn_back(
     _event(connection, rollout_id, "step", f"turning back: {error}")
 
 
-def ask_abort(connection: Connection, rollout_id: int, who: str) -> bool:
-    """Ask the driver to stop and leave the fleet healthy. False if the rollout has ended or is turning back."""
+def extend(connection: Connection, rollout_id: int, seq: int, steps: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+    """Append steps behind step `seq`, the last there is."""
+    _append(connection, rollout_id, seq + 1, steps)
+    _event(connection, rollout_id, "step", f"{len(steps)} more steps: nodes of another release came meanwhile")
+
+
+def follow_up(
+    connection: Connection,
+    rollout_id: int,
+    wish: Mapping[str, Any],
+    steps: Sequence[tuple[str, Mapping[str, Any]]],
+) -> int:
+    """File the rollout that takes back one that has just ended; its id."""
+    ended = get(connection, rollout_id)
+    return create(
+        connection,
+        role=ended.role,
+        pool=ended.pool,
+        release=str(wish["release"]),
+        strategy=ended.strategy,
+        wish={**wish, "reverts": rollout_id},
+        steps=steps,
+        who=ended.created_by,
+    )
+
+
+def next_of(connection: Connection, rollout_id: int) -> int | None:
+    """The rollout that takes this one back, if there is one."""
+    row: int | None = connection.execute(
+        text("SELECT id FROM rollout WHERE id > :id AND wish ->> 'reverts' = CAST(:id AS text) ORDER BY id LIMIT 1"),
+        {"id": rollout_id},
+    ).scalar()
+    return row
+
+
+def due(connection: Connection, rollout_id: int) -> bool:
+    """Whether its turn has come: those it was to wait for have succeeded. If one of them has not, it ends here."""
     row = connection.execute(
         text("""
-        UPDATE rollout SET wish = wish || jsonb_build_object('abort', CAST(:who AS text))
+        SELECT count(*) FILTER (WHERE o.state = 'running') AS running,
+               min(o.id) FILTER (WHERE o.state NOT IN ('running', 'succeeded')) AS stopped
+        FROM rollout r, jsonb_array_elements_text(coalesce(r.wish -> 'after', '[]')) a, rollout o
+        WHERE r.id = :id AND r.state = 'running' AND o.id = CAST(a AS bigint)"""),
+        {"id": rollout_id},
+    ).one()
+    aborted = connection.execute(
+        text("SELECT wish ->> 'abort' FROM rollout WHERE id = :id AND state = 'running'"), {"id": rollout_id}
+    ).scalar()
+    if row.stopped is None and not (row.running and aborted):
+        return not row.running
+    why = f"aborted by {aborted}" if aborted else f"not begun: roll {row.stopped} before it did not succeed"
+    connection.execute(text("UPDATE rollout SET error = :e WHERE id = :id"), {"id": rollout_id, "e": why})
+    finish(connection, rollout_id, "aborted")
+    return False
+
+
+def ask_abort(connection: Connection, rollout_id: int, who: str, *, revert: bool = False) -> bool:
+    """Ask the driver to stop and leave the fleet healthy. False if the rollout has ended or is turning back.
+
+    revert: another rollout shall then bring back what ran before.
+    """
+    row = connection.execute(
+        text("""
+        UPDATE rollout SET wish = wish || jsonb_build_object('abort', CAST(:who AS text), 'revert', CAST(:all AS bool))
         WHERE id = :id AND state = 'running' AND error IS NULL RETURNING id"""),
-        {"id": rollout_id, "who": who},
+        {"id": rollout_id, "who": who, "all": revert},
     ).one_or_none()
     if row:
         notify(connection)

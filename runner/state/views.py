@@ -159,6 +159,7 @@ class NodeRow:
     registered_at: dt.datetime
     changed_at: dt.datetime
     changed_seconds: float  # since changed_at
+    after_drain: str  # what the agent does with the machine then: nothing, terminate, replace
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ import boto3
 import pytest
 from sqlalchemy import Engine, text
 
+from runner.agent.child import ChildService, ChildSupervisor
 from runner.agent.main import Agent
-from runner.agent.service import Service
 from runner.authoring.spec import DagSpec, TaskSpec
 from runner.localcloud import process
 from runner.localcloud.cloud import Cloud
@@ -30,7 +30,7 @@ STUB = Path(__file__).with_name("stub_service.py")
 CLOCK_RATE = 30  # hooks run out so many times faster than they say
 
 
-def eventually(check: Callable[[], Any], seconds: float = 10.0) -> Any:
+def eventually(check: Callable[[], Any], seconds: float = 60.0) -> Any:
     deadline = time.monotonic() + seconds
     while not (value := check()):
         assert time.monotonic() < deadline, f"did not happen within {seconds} s"
@@ -109,6 +109,11 @@ class Aws:
         return self.lifecycle_state(self.instance)
 
     @property
+    def desired(self) -> int:
+        found = self.asg.describe_auto_scaling_groups(AutoScalingGroupNames=[self.name])["AutoScalingGroups"]
+        return int(found[0]["DesiredCapacity"])
+
+    @property
     def imds_url(self) -> str:
         return f"http://127.0.0.1:{self.server.port}/{self.instance}"
 
@@ -156,14 +161,21 @@ class Node:
 
     def new_agent(self) -> Agent:
         agent = Agent(self.settings, self.engine)
-        agent.service = self.service()
+        assert isinstance(agent.supervisor, ChildSupervisor)
+        agent.supervisor._service = self.new_service()
         return agent
 
-    def service(self) -> Service:
+    @property
+    def service(self) -> ChildService:
+        supervisor = self.agent.supervisor
+        assert isinstance(supervisor, ChildSupervisor)
+        return supervisor._service
+
+    def new_service(self) -> ChildService:
         env = {**os.environ, "SLUICE_HOME": str(self.home), "SLUICE_DATABASE_URL": self.url}
         env["SLUICE_NODE_ID"] = self.settings.node_id
         argv = [sys.executable, str(STUB), self.settings.role]
-        return Service(argv, env, self.home / "log" / "stub.log", self.home / "stub.pid")
+        return ChildService(argv, env, self.home / "log" / "stub.log", self.home / "stub.pid")
 
     def row(self) -> queries.NodeRow | None:
         with self.engine.connect() as c:
@@ -216,7 +228,7 @@ class Node:
 
     def close(self) -> None:
         (self.home / "deaf").unlink(missing_ok=True)
-        eventually(lambda: self.agent.service.stop(0.5))
+        eventually(lambda: self.service.stop(0.5))
 
 
 @pytest.fixture

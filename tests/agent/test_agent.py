@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
+import json
 import os
 import signal
 import subprocess
@@ -12,8 +14,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
-from runner.agent import main
+from runner.agent import cloud, main
+from runner.state import nodes
 from runner.telemetry.alive import birth
 
 from .conftest import Aws, Node, eventually
@@ -28,7 +32,7 @@ def alive(pid: int) -> bool:
 
 def test_the_service_is_started_and_restarted_when_it_dies(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("runner.agent.service._FIRST_PAUSE_SECONDS", 0.1)
-    node.agent.service = node.service()
+    node.agent = node.new_agent()
     # Given a running service
     node.until(lambda: node.state == "ready")
     (first,) = node.starts()
@@ -36,14 +40,14 @@ def test_the_service_is_started_and_restarted_when_it_dies(node: Node, monkeypat
     os.kill(first, signal.SIGKILL)
     # Then another takes its place
     node.until(lambda: len(node.starts()) == 2)
-    node.until(lambda: node.agent.service.pid == node.starts()[1])
+    node.until(lambda: node.service.pid == node.starts()[1])
 
 
 def test_a_service_that_fails_again_and_again_is_started_ever_more_slowly(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("runner.agent.service._FIRST_PAUSE_SECONDS", 0.1)
-    node.agent.service = node.service()
+    node.agent = node.new_agent()
     (node.home / "refuse").touch()
     began = time.monotonic()
     node.until(lambda: len(node.starts()) == 4)
@@ -60,10 +64,10 @@ def test_a_drain_waits_for_the_running_task_and_stops_the_service(node: Node) ->
         node.agent.turn()
         time.sleep(0.02)
     # Then the task goes on
-    assert node.state == "draining" and node.agent.service.alive()
+    assert node.state == "draining" and node.service.alive()
     # And when the task has ended, the worker is stopped, once, and stays down
     node.finish(claim)
-    node.until(lambda: node.state == "drained" and not node.agent.service.alive())
+    node.until(lambda: node.state == "drained" and not node.service.alive())
     for _ in range(5):
         node.agent.turn()
     assert len(node.starts()) == 1 and node.state == "drained"
@@ -75,7 +79,7 @@ def test_a_worker_that_dies_while_draining_is_not_restarted_and_its_task_handed_
     node.lease()
     node.cordon()
     node.agent.turn()
-    os.kill(node.agent.service.pid, signal.SIGKILL)
+    os.kill(node.service.pid, signal.SIGKILL)
     node.until(lambda: node.state == "drained")
     assert node.task() == ("ready", 1, 0)  # interrupted, no retry used
     assert len(node.starts()) == 1
@@ -108,7 +112,7 @@ def test_a_scheduler_is_stopped_at_once(make_node: Callable[..., Node]) -> None:
     node = make_node(role="scheduler")
     node.until(lambda: node.state == "ready")
     node.cordon()
-    node.until(lambda: node.state == "drained" and not node.agent.service.alive())
+    node.until(lambda: node.state == "drained" and not node.service.alive())
 
 
 # --- in a cloud -----------------------------------------------------------------------------------------------
@@ -146,7 +150,7 @@ def test_termination_waits_for_the_task_while_the_hook_is_kept_open(
     while time.monotonic() < until:
         cloud_node.agent.turn()
         time.sleep(0.2)
-    assert aws.state == "Terminating:Wait" and cloud_node.agent.service.alive()
+    assert aws.state == "Terminating:Wait" and cloud_node.service.alive()
     # And when the task has ended, the machine is given away
     cloud_node.finish(claim)
     cloud_node.until(lambda: cloud_node.state == "gone")
@@ -158,7 +162,7 @@ def test_a_spot_notice_drains_at_once_and_hands_on_what_does_not_end_in_time(
     cloud_node: Node, aws: Aws, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(main, "EXIT_SECONDS", 0.3)
-    monkeypatch.setattr(main, "SPOT_MARGIN_SECONDS", 1.0)
+    monkeypatch.setattr(cloud, "SPOT_MARGIN_SECONDS", 1.0)
     cloud_node.until(lambda: aws.state == "InService")
     cloud_node.lease()
     aws.server.notices.post(aws.instance, "terminate", 3.0)
@@ -169,14 +173,69 @@ def test_a_spot_notice_drains_at_once_and_hands_on_what_does_not_end_in_time(
     assert cloud_node.task() == ("ready", 1, 0)
 
 
+def test_a_node_that_is_to_be_terminated_ends_itself_with_its_place(cloud_node: Node, aws: Aws) -> None:
+    # Given a node in service, and nobody but its agent who would end it
+    cloud_node.until(lambda: aws.state == "InService")
+    claim = cloud_node.lease()
+    with cloud_node.engine.begin() as c:
+        nodes.cordon(c, aws.instance, reason="scale-in", by="test", deadline_seconds=60, after="terminate")
+    cloud_node.until(lambda: cloud_node.state == "draining")
+    assert aws.state == "InService"
+    # When its task has ended
+    cloud_node.finish(claim)
+    # Then it goes, and the group is smaller
+    cloud_node.until(lambda: cloud_node.state == "gone")
+    eventually(lambda: aws.state == "")
+    assert aws.desired == 0
+    assert cloud_node.task() == ("success", 0, 1)
+
+
+@pytest.mark.parametrize("event", ["maintenance", "rebalance"])
+def test_a_machine_that_will_not_last_is_replaced_in_time(cloud_node: Node, aws: Aws, event: str) -> None:
+    cloud_node.until(lambda: aws.state == "InService")
+
+    def retire(seconds: float) -> None:
+        when = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=seconds)
+        found = [{"NotBefore": f"{when:%d %b %Y %H:%M:%S} GMT", "Code": "instance-retirement", "State": "active"}]
+        aws.server.notices.announce(aws.instance, "events/maintenance/scheduled", json.dumps(found))
+
+    # Given an event that is days away: there is time
+    retire(86_400)
+    for _ in range(3):
+        cloud_node.agent.cloud._next_look = 0.0
+        cloud_node.agent.turn()
+    assert cloud_node.state == "ready"
+    # When it comes near, or EC2 recommends to leave
+    if event == "maintenance":
+        retire(600)
+    else:
+        aws.server.notices.announce(aws.instance, "events/recommendations/rebalance", "{}")
+    # Then the node drains and goes, and the group brings another
+    cloud_node.until(lambda: cloud_node.state == "gone")
+    with cloud_node.engine.connect() as c:
+        why = c.execute(text("SELECT detail FROM event WHERE kind = 'node' AND state = 'draining'")).scalar_one()
+    assert why.startswith(event)
+    eventually(lambda: aws.state == "")
+    assert aws.desired == 1
+
+
+def test_a_monitoring_host_has_no_service_and_only_answers_the_hooks(make_node: Callable[..., Node], aws: Aws) -> None:
+    node = make_node(role="monitoring", node_id=aws.instance, instance_id=aws.instance, imds_url=aws.imds_url)
+    node.until(lambda: aws.state == "InService")
+    assert node.row() is None and node.starts() == []
+    aws.terminate()
+    node.until(lambda: aws.state == "")
+
+
 # --- restarts of the agent itself -----------------------------------------------------------------------------
 
 
 def start_agent(node: Node) -> subprocess.Popen[bytes]:
     program = (
         "import sys; from runner.agent import main; from runner.settings import load\n"
-        "from runner.agent.service import Service\n"
-        "main.Service = lambda argv, env, log, pid: Service([sys.executable, sys.argv[1], argv[-1]], env, log, pid)\n"
+        "from runner.agent import child\n"
+        "Real = child.ChildService\n"
+        "child.ChildService = lambda argv, *rest: Real([sys.executable, sys.argv[1], argv[-1]], *rest)\n"
         "sys.exit(main.run(load()))"
     )
     s = node.settings
@@ -242,7 +301,7 @@ def test_a_database_that_is_away_does_not_end_the_agent(make_node: Callable[...,
 
     away = db.connect(f"postgresql://x@/none?host={tmp_path}")
     there, node.agent.engine = node.agent.engine, away
-    assert node.agent.turn()[1] == []
+    assert node.agent.turn()[0][1] == []
     node.agent.engine = there
-    assert node.agent.service.alive()
+    assert node.service.alive()
     away.dispose()

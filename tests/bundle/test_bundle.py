@@ -19,7 +19,7 @@ from sqlalchemy import text
 from runner.authoring import Context
 from runner.bundle import BUILTIN, BundleError, build, fetch, load, publish, validate
 from runner.bundle.build import Archive, digest
-from runner.bundle.load import _forget
+from runner.bundle.load import Known, _forget
 from runner.settings import SluiceError, UsageError
 from runner.state import db
 from runner.storage import MissingError, Storage
@@ -238,14 +238,15 @@ class TestValidate:
             validate(write(bad="import gone", circle=circle))
         assert [(p.file, p.line) for p in e.value.problems] == [("bad.py", 1), ("circle.py", 8)]
 
-    def test_a_connection_that_the_environment_lacks_is_told_where_it_is_needed(self, write: Write) -> None:
-        code = "from runner.authoring import dag, task\n\n@task(connections=['lake', 'mail'])\ndef load(): ...\n"
+    def test_what_the_environment_lacks_is_told_where_it_is_needed(self, write: Write) -> None:
+        needs = "connections=['lake', 'mail'], pool='narrow'"
+        code = f"from runner.authoring import dag, task\n\n@task({needs})\ndef load(): ...\n"
         directory = write(a=code + "\n@dag\ndef daily():\n    load()\n")
         with pytest.raises(BundleError) as e:
-            validate(directory, connections=["mail", "other"])
-        what = "task 'load' needs the connection 'lake', which this environment does not have"
-        assert [str(p) for p in e.value.problems] == [f"a.py:8: {what}"]
-        assert validate(directory, connections=["mail", "lake"]) == validate(directory)
+            validate(directory, known=Known(["mail", "other"], ["wide"]))
+        what = "a.py:8: task 'load' needs the {}, which this environment does not have"
+        assert [str(p) for p in e.value.problems] == [what.format("connection 'lake'"), what.format("pool 'narrow'")]
+        assert validate(directory, known=Known(["mail", "lake"], ["narrow"])) == validate(directory)
 
     def test_what_a_file_prints_does_not_matter(self, write: Write) -> None:
         noisy = "import sys\nprint('x' * 1_000_000)\nsys.stderr.write('y' * 100_000)\n" + GOOD

@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
+from botocore.validate import ParamValidator
 
 from runner.deployctl import messages, planned, recovery, run, statefile, terraform
 from runner.deployctl.recovery import Made
@@ -88,6 +90,19 @@ def test_one_without_a_name_is_searched_and_taken_only_if_it_is_the_only_one() -
     assert recovery.find(begun, values, lambda _service: Ec2(), taken=["nat-2"]) == "nat-3"
     assert recovery.find(begun, values, lambda _service: Ec2()) == ""
     assert recovery.find(begun, {}, lambda _service: Ec2()) == ""
+
+
+@pytest.mark.parametrize("kind", sorted(recovery.SEARCHED))
+def test_a_search_is_one_that_the_service_knows(kind: str) -> None:
+    # Given the service's own model
+    service, call, arguments, listed, id_name, state = recovery.SEARCHED[kind]
+    client = boto3.client(service, region_name="us-east-1")
+    operation = client.meta.service_model.operation_model(client.meta.method_to_api_mapping[call])
+    # Then what is sent is valid, and what is read of the answer is in it
+    assert not ParamValidator().validate(arguments, operation.input_shape).has_errors()
+    answer = operation.output_shape.members
+    members = answer[listed].member.members if listed else answer
+    assert id_name in members and (not state or state in members)
 
 
 def test_an_error_names_the_imports_it_speaks_of() -> None:

@@ -21,6 +21,7 @@ from runner.localcloud import state as local_state
 from runner.localcloud.state import LocalState
 from runner.rollout.cloud import Cloud
 from runner.state import bundles, nodes, queries, rollouts, transitions
+from tests.archives import archive
 
 POOLS = ("cpu", "default")
 OLD, NEW = "0" * 12, "1" * 12
@@ -69,7 +70,7 @@ class World:
         self.s3.delete_bucket(Bucket=self.bucket)
 
     def publish(self, release: str, label: str = "") -> None:
-        self.s3.put_object(Bucket=self.bucket, Key=f"releases/{release}.tar.gz", Body=b"x")
+        self.s3.put_object(Bucket=self.bucket, Key=f"releases/{release}.tar.gz", Body=archive())
         with self.engine.begin() as c:
             rollouts.add_release(c, release=release, label=label, git_commit="", url="x", size=1, who="test")
 
@@ -177,7 +178,7 @@ def test_a_plan_shows_all_and_touches_nothing(world: World, deployctl: Run) -> N
     code, out, _ = deployctl(*ROLL, "--plan", "--json")
     plan = json.loads(out)
     assert code == 0 and plan["release"] == NEW
-    actions = ["tag", "surge", "wait_ready", "heartbeat", "drain", "terminate"]
+    actions = ["tag", "surge", "wait_ready", "heartbeat", "bake", "drain", "terminate"]
     assert {p: [s["action"] for s in steps] for p, steps in plan["pools"].items()} == dict.fromkeys(POOLS, actions)
     code, out, _ = deployctl(*ROLL, "--plan")
     assert code == 0 and f"roll to {NEW}" in out and out.count("default") >= len(actions)
@@ -195,6 +196,14 @@ def test_a_plan_shows_all_and_touches_nothing(world: World, deployctl: Run) -> N
         (("--workers", "--batch", "2"), 2, "there is no terminal to ask on"),
         ((), 2, "say what to do"),
         (("--workers", "--abort"), 2, "say what to do"),
+        (("--all", "--resume"), 2, "say what to do"),
+        (("--web", "--pool", "cpu"), 2, "--pool names worker pools"),
+        (("--web", "--yes"), 2, "there is no autoscaling group sluice-local-web"),
+        (("--workers", "--strategy", "blue"), 2, "--strategy is replace or in-place, not 'blue'"),
+        (("--workers", "--bake", "soon"), 2, "--bake 'soon' is no duration"),
+        (("--workers", "--batch", "half"), 2, "a batch of 'half' is neither a count nor a share"),
+        (("--workers", "--gate-promql", "up"), 2, "is not a URL and a query"),
+        (("--revert", "3"), 2, "no roll 3"),
         (("--watch",), 2, "nothing was ever rolled in local"),
         (("--watch", "7"), 2, "no roll 7"),
     ],
@@ -228,7 +237,7 @@ def test_ctrl_c_leaves_the_roll_running_and_says_how_to_go_on(
         code, _, err = deployctl(*ROLL, "--pool", "cpu", "--yes")
     assert code == 130
     (line,) = [line for line in err.splitlines() if "goes on without this terminal" in line]
-    assert "`deployctl roll --env local --watch 1`" in line
+    assert "`deployctl watch 1 --env local`" in line
     # A second roll is refused, and says who and since when
     code, _, err = deployctl(*ROLL, "--yes")
     assert code == 3 and "worker pool cpu is being rolled to" in err and "(roll 1)" in err
@@ -305,3 +314,94 @@ def test_outside_of_the_network_the_database_has_to_be_named(deployctl: Run, mon
     os.environ.clear()
     os.environ.update(before)
     assert code == 2 and "no database named for prod" in err and "SLUICE_DATABASE_URL" in err
+
+
+def test_a_roll_whose_driver_lives_is_not_taken_over_and_one_whose_driver_died_is(world: World, deployctl: Run) -> None:
+    # Given a roll that another machine drives
+    world.publish(NEW)
+    assert deployctl(*ROLL, "--pool", "cpu", "--plan")[0] == 0
+    with world.engine.begin() as c:
+        roll = rollouts.create(
+            c,
+            role="worker",
+            pool="cpu",
+            release=NEW,
+            strategy="replace",
+            wish={"release": NEW, "before": OLD},
+            steps=[("tag", {"group": "sluice-local-worker-cpu", "release": NEW, "before": OLD})],
+            who="me@there",
+        )
+        assert rollouts.take(c, roll, "laptop pid 7")
+    # Then it is not taken from it
+    code, _, err = deployctl("roll", "--resume", "--env", "local")
+    assert code == 3 and "roll 1 is carried on by laptop pid 7" in err and "`deployctl watch 1 --env local`" in err
+    # When it was silent for long, it is carried on from here, to the very end: the node that the plan left out too
+    with world.engine.begin() as c:
+        c.execute(text("UPDATE rollout SET driver_at = driver_at - interval '1 minute'"))
+    code, _, err = deployctl("roll", "--resume", str(roll), "--env", "local")
+    assert code == 0, err
+    assert "more steps: nodes of another release came meanwhile" in err
+    assert world.serving()["cpu"] == [NEW]
+    # And it can be taken back, by its number
+    code, out, err = deployctl("roll", "--revert", str(roll), "--env", "local", "--yes", "--drive", "--json")
+    assert code == 2 and f"no release '{OLD}'" in err  # it was never published
+    world.publish(OLD)
+    code, out, err = deployctl("roll", "--revert", str(roll), "--env", "local", "--yes", "--drive", "--json")
+    assert code == 0, err
+    assert [(r["release"], r["state"]) for r in json.loads(out)] == [(OLD, "succeeded")]
+    assert world.serving()["cpu"] == [OLD] and world.tag("cpu") == OLD
+    # And watching what has ended says how
+    assert deployctl("watch", str(roll), "--env", "local")[0] == 0
+
+
+def test_a_full_pool_is_refused_and_rolled_without_a_surge(world: World, deployctl: Run) -> None:
+    world.publish(NEW)
+    world.asg.update_auto_scaling_group(AutoScalingGroupName="sluice-local-worker-cpu", MaxSize=1)
+    code, _, err = deployctl(*ROLL, "--pool", "cpu", "--yes")
+    assert code == 3 and "at 1 of 1 instances: no room for 1 more" in err and "--surge 0" in err
+    code, _, err = deployctl(*ROLL, "--pool", "cpu", "--surge", "0", "--yes", "--drive")
+    assert code == 0, err
+    assert world.serving()["cpu"] == [NEW]
+    assert world.cloud.group("sluice-local-worker-cpu").desired == 1
+
+
+def test_a_command_that_says_no_takes_the_release_back(world: World, deployctl: Run) -> None:
+    world.publish(NEW)
+    gate = ("--gate-command", "sh -c 'echo queue is too long >&2; exit 4'")
+    code, _, err = deployctl(*ROLL, "--pool", "cpu", "--yes", "--drive", *gate)
+    assert code == 1 and "exited with 4: queue is too long" in err
+    assert world.serving()["cpu"] == [OLD] and world.tag("cpu") == OLD
+
+
+def test_a_release_older_than_the_schema_is_refused(world: World, deployctl: Run) -> None:
+    world.publish(NEW)
+    with world.engine.begin() as c:
+        c.execute(text("UPDATE alembic_version SET version_num = 'post_0009' WHERE version_num LIKE 'post%'"))
+    code, _, err = deployctl(*ROLL, "--yes")
+    assert code == 3 and f"release {NEW} is older than the schema" in err and "post_0009" in err
+
+
+def test_a_new_template_is_rolled_out_and_a_bad_release_brings_the_old_one_back(world: World, deployctl: Run) -> None:
+    # Given a group that launches from a newer template than its node came from
+    world.publish(NEW)
+    world.publish(OLD)
+    boto3.client("ec2", "us-east-1").create_launch_template_version(
+        LaunchTemplateName="roll", LaunchTemplateData={"ImageId": "ami-12c6146b", "InstanceType": "m7i.large"}
+    )
+    group = "sluice-local-worker-cpu"
+    world.asg.update_auto_scaling_group(
+        AutoScalingGroupName=group, LaunchTemplate={"LaunchTemplateName": "roll", "Version": "2"}
+    )
+    # When a roll fails
+    code, _, _ = deployctl(*ROLL, "--pool", "cpu", "--release", NEW, "--yes", "--drive", "--gate-command", "false")
+    # Then new instances come from the old template again
+    assert code == 1
+    found = world.cloud.group(group)
+    assert (found.release, found.template) == (OLD, "1")
+    # And when the template alone is new, that is a reason to roll
+    world.asg.update_auto_scaling_group(
+        AutoScalingGroupName=group, LaunchTemplate={"LaunchTemplateName": "roll", "Version": "2"}
+    )
+    code, _, err = deployctl(*ROLL, "--pool", "cpu", "--release", OLD, "--yes", "--drive")
+    assert code == 0, err
+    assert [i.template for i in world.cloud.group(group).instances if not i.leaving] == ["2"]

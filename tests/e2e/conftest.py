@@ -52,7 +52,7 @@ class Cloud:
 
     def contents(self) -> dict[str, int]:
         """How many objects of each kind there are, by moto's own account."""
-        with urllib.request.urlopen(f"{self.endpoint}/moto-api/data.json", timeout=30) as answer:
+        with urllib.request.urlopen(f"{self.endpoint}/moto-api/data.json", timeout=300) as answer:
             found = json.load(answer)
         return {
             f"{service}.{kind}": len(items)

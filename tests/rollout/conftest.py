@@ -49,6 +49,9 @@ class FakeCloud:
         self.desired -= decrement
         self.members[instance_id] = replace(self.members[instance_id], lifecycle="Terminating:Wait")
 
+    def launch_error(self, name: str, since: dt.datetime) -> str:
+        return ""
+
     def dead(self, instance_id: str) -> bool:
         return instance_id not in self.members
 

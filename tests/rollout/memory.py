@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import datetime as dt
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from runner.rollout.driver import Plan, Progress, turn
-from runner.rollout.facts import Facts, Group, Instance, NodeFact
-from runner.rollout.gate import RunState
+from runner.rollout.facts import Facts, Group, Instance, NodeFact, Schema
+from runner.rollout.gate import RunState, Tally
 from runner.rollout.plan import Wish, plan
 from runner.settings import SluiceError
 from runner.state.views import RolloutRow, StepRow
@@ -33,6 +33,16 @@ class Machine:
     busy: int = 0
     boot: int = 0  # ticks until it registers
     alive: bool = True
+    ordered: str = ""  # the release it was told to change to
+    beside: list[tuple[str, int]] = field(default_factory=list)  # what drains there: release, ticks
+
+    def change(self, release: str) -> None:
+        self.ordered, self.boot = release, 2
+        # What drains already serves again at once.
+        for other, busy in self.beside:
+            if other == release:
+                self.beside = [(self.release, self.busy)]
+                self.release, self.busy, self.ordered = release, busy, ""
 
 
 @dataclass
@@ -51,6 +61,11 @@ class MemoryFleet:
     heartbeats: dict[tuple[str, dt.datetime], int] = field(default_factory=dict)
     hook: Callable[[str], None] = lambda point: None
     launched: int = 0
+    role: str = "worker"
+    bad_tasks: frozenset[str] = frozenset()  # releases whose tasks fail, but for the heartbeat
+    no_capacity: bool = False
+    schema: Schema = field(default_factory=Schema)
+    migrated: list[str] = field(default_factory=list)
 
     @classmethod
     def of(cls, n: int, release: str = "old", **more: Any) -> MemoryFleet:
@@ -65,6 +80,11 @@ class MemoryFleet:
             if not m.alive:
                 continue
             m.busy = max(0, m.busy - 1)
+            m.beside = [(r, busy - 1) for r, busy in m.beside if busy > 0]
+            if m.ordered and m.ordered not in self.broken and m.ordered != m.release:
+                m.boot -= 1
+                if m.boot <= 0:  # it is ready, and the other one gives way
+                    m.beside, m.release, m.busy = [*m.beside, (m.release, m.busy)], m.ordered, 0
             if m.node == "" and m.release not in self.broken:
                 m.boot -= 1
                 if m.boot <= 0:
@@ -80,7 +100,7 @@ class MemoryFleet:
                     m.lifecycle, m.alive = "", False
                     self.killed_tasks += m.busy
         members = [m for m in self.machines if m.lifecycle and not m.lifecycle.startswith("Terminating")]
-        for _ in range(self.desired - len(members)):
+        for _ in range(0 if self.no_capacity else self.desired - len(members)):
             self.launched += 1
             self.machines.append(Machine(f"i-{self.launched}", self.release, "Pending:Wait", node="", boot=2, busy=0))
         self.fewest_serving = min(self.fewest_serving, sum(m.node == "ready" for m in self.machines if m.alive))
@@ -93,7 +113,13 @@ class MemoryFleet:
             for m in self.machines
             if m.node not in ("", "gone")
         )
-        return Facts("worker", "default", self.group(), nodes)
+        nodes += tuple(
+            NodeFact(f"{m.id}.{r}", m.id, "draining", r, m.alive, busy)
+            for m in self.machines
+            if m.alive
+            for r, busy in m.beside
+        )
+        return Facts(self.role, "default" if self.role == "worker" else self.role, self.group(), nodes, self.schema)
 
     def group(self) -> Group:
         members = tuple(Instance(m.id, m.lifecycle, m.release) for m in self.machines if m.lifecycle)
@@ -150,6 +176,36 @@ class MemoryFleet:
         failed = self._machine(node_id).release in self.failing
         return RunState("failed", "ValueError: broken") if failed else RunState("success")
 
+    def end_runs(self, run_ids: Collection[int]) -> None:
+        assert set(run_ids) <= set(self.heartbeats.values())
+
+    def set_template(self, version: str) -> None:
+        raise AssertionError("there are no templates here")
+
+    def launch_error(self, since: dt.datetime) -> str:
+        return "We currently do not have sufficient m7i.large capacity" if self.no_capacity else ""
+
+    def mark(self) -> int:
+        return 7
+
+    def tallies(self, release: str, after: int) -> tuple[Tally, Tally]:
+        assert after == 7
+        return Tally(40, 30 if release in self.bad_tasks else 0), Tally(400, 1)
+
+    def migrate(self, release: str, phase: str) -> None:
+        self._do("migrate", lambda: self.migrated.append(phase))
+
+    def others(self, release: str) -> list[str]:
+        return [m.id for m in self.machines if m.alive and m.release != release]
+
+    def order(self, instance_id: str, release: str, *, reason: str, by: str, seconds: float) -> None:
+        machine = self._machine(instance_id)
+        if machine.ordered != release:
+            self._do("order", lambda: machine.change(release))
+
+    def order_error(self, instance_id: str) -> str:
+        return ""
+
     def _machine(self, instance_id: str) -> Machine:
         return next(m for m in self.machines if m.id == instance_id)
 
@@ -161,6 +217,7 @@ class MemoryJournal:
         self.rollout = RolloutRow(
             1, "worker", "default", release, "replace", {}, "running", None, None, None, None, "me", START, None
         )
+        self.then: tuple[Wish, Plan] | None = None
         self.now = START
         self.hook = hook
         self.steps: list[StepRow] = []
@@ -212,9 +269,15 @@ class MemoryJournal:
         self.append(seq + 1, undo)
         self.rollout = replace(self.rollout, error=error)
 
-    def finish(self, state: str, detail: Mapping[str, Any]) -> None:
+    def extend(self, seq: int, steps: Plan) -> None:
+        self.hook("before extend")
+        self.append(seq + 1, steps)
+        self.hook("after extend")
+
+    def finish(self, state: str, detail: Mapping[str, Any], then: tuple[Wish, Plan] | None) -> None:
         self.hook("before finish")
         self.rollout = replace(self.rollout, state=state)
+        self.then = then
         self.hook("after finish")
 
 
@@ -227,6 +290,8 @@ class Drill:
         self.fleet = fleet
         steps = [(s.action, s.args) for s in plan(fleet.facts(), wish)]
         self.journal = MemoryJournal(steps, wish.release, self.point)
+        before = fleet.facts().before(wish.release)
+        self.journal.rollout = replace(self.journal.rollout, wish={**vars(wish), "before": before})
         fleet.hook = self.point
 
     def point(self, name: str) -> None:

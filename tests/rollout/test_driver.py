@@ -110,3 +110,182 @@ def test_a_new_node_that_dies_before_the_gate_is_replaced() -> None:
     assert d.run(at=lose) == "succeeded"
     assert d.settled() == (1, 1, "new", ["new"])
     assert d.fleet.launched == 3
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.sampled_from(["worker", "scheduler", "web"]),
+    st.integers(1, 5),
+    st.integers(1, 3),
+    st.integers(0, 3),
+    st.integers(0, 3),
+    st.integers(0, 120),
+    st.integers(0, 99),
+)
+def test_any_role_surge_and_canary(
+    role: str, n: int, batch: int, surge: int, canary: int, crash_at: int, seed: int
+) -> None:
+    wish = Wish("new", batch, 60, 20, 60, surge=surge, canary=canary, bake_seconds=3)
+    d = Drill(shuffled(seed, MemoryFleet.of(n, role=role)), wish, crash_at)
+    d.fleet.minimum = 0
+    assert d.run() == "succeeded"
+    assert d.settled() == (n, n, "new", ["new"] * n)
+    at_once = min(n, max(batch, canary))
+    assert d.fleet.fewest_serving >= n - at_once + min(surge, at_once) * (at_once == min(n, batch) == batch == canary)
+    assert d.fleet.killed_tasks == 0
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.sampled_from(["broken", "failing", "bad_tasks"]),
+    st.integers(1, 4),
+    st.integers(1, 3),
+    st.integers(0, 3),
+    st.integers(0, 80),
+    st.integers(0, 99),
+)
+def test_a_bad_release_is_taken_back_whatever_the_surge(
+    how: str, n: int, batch: int, surge: int, crash_at: int, seed: int
+) -> None:
+    wish = Wish("new", batch, 30, 20, 60, surge=surge)
+    d = Drill(shuffled(seed, MemoryFleet.of(n, **{how: frozenset({"new"})})), wish, crash_at)  # type: ignore[arg-type]
+    assert d.run() == "failed"
+    assert d.settled() == (n, n, "old", ["old"] * n)
+    assert d.fleet.killed_tasks == 0 and d.journal.then is None
+    assert d.fleet.fewest_serving >= n - min(n, batch)
+
+
+def test_a_release_that_goes_bad_later_is_taken_back_where_it_had_passed() -> None:
+    # Given a release whose tasks fail from the second batch on
+    d = drill(3)
+
+    def spoil(drill: Drill) -> None:
+        if sum(m.release == "new" and m.alive for m in drill.fleet.machines) == 2:
+            drill.fleet.bad_tasks = frozenset({"new"})
+
+    assert d.run(at=spoil) == "failed"
+    assert "30 of 40 tasks failed on the new release, 1 of 400 on the old one" in (d.journal.rollout.error or "")
+    # Then its second node is gone, and a rollout back to the old release is filed for the first
+    assert d.settled() == (3, 3, "old", ["new", "old", "old"])
+    assert d.journal.then is not None
+    wish, steps = d.journal.then
+    assert (wish.release, wish.stay) == ("old", True)
+    assert [s[1]["instances"] for s in steps if s[0] == "terminate"] == [["i-4"]]
+    # And that ends it
+    back = Drill(d.fleet, wish)
+    assert back.run() == "succeeded"
+    assert d.settled() == (3, 3, "old", ["old"] * 3)
+
+
+def test_a_failed_gate_may_be_told_to_change_nothing_back() -> None:
+    d = Drill(MemoryFleet.of(2, failing=frozenset({"new"})), Wish("new", stay=True))
+    assert d.run() == "failed"
+    assert d.settled() == (3, 3, "new", ["new", "old", "old"]) and d.journal.then is None
+
+
+def test_without_capacity_it_stops_says_so_and_can_be_run_again() -> None:
+    # Given a cloud that has no machine left after the first batch
+    d = drill(2)
+
+    def run_out(drill: Drill) -> None:
+        drill.fleet.no_capacity = sum(m.release == "new" for m in drill.fleet.machines) == 1
+
+    assert d.run(at=run_out) == "failed"
+    error = d.journal.rollout.error or ""
+    assert error.startswith("stopped: 0 of 1 new nodes ready") and "sufficient m7i.large capacity" in error
+    # Then nothing is said against the release: what has it keeps it
+    assert d.settled() == (2, 2, "new", ["new", "old"]) and d.journal.then is None
+    # And once there is capacity the rest follows
+    d.fleet.no_capacity = False
+    again = Drill(d.fleet, Wish("new"))
+    assert again.run() == "succeeded" and again.settled() == (2, 2, "new", ["new", "new"])
+
+
+def test_nodes_of_the_old_release_that_come_after_the_plan_are_rolled_too() -> None:
+    d = drill(2)
+    # Given an instance that was launched between plan and tag
+    d.fleet.desired = 3
+    d.fleet.tick()
+    d.fleet.maximum = 5
+    assert d.run() == "succeeded"
+    assert d.settled() == (3, 3, "new", ["new"] * 3)
+
+
+@pytest.mark.parametrize("wait", [True, False])
+def test_a_drain_that_never_ends(wait: bool) -> None:
+    # Given a task that ends after a day
+    d = Drill(MemoryFleet.of(1), Wish("new", drain_seconds=30, wait=wait))
+    d.fleet.machines[0].busy = 1500
+    # When it is waited for, the step says that it is late; else the machine goes with it
+    assert d.run() == "succeeded"
+    drained = next(s for s in d.journal.steps if s.action == "drain")
+    assert drained.detail.get("forced", False) is not wait
+    assert d.fleet.killed_tasks == 0  # this cloud hands on what it ends
+
+
+def test_a_schema_goes_along() -> None:
+    from runner.rollout.facts import Schema
+
+    fleet = MemoryFleet.of(1)
+    fleet.schema = Schema(("pre_2",), ("post_2",))
+    d = Drill(fleet, Wish("new"))
+    assert d.run() == "succeeded"
+    assert fleet.migrated == ["pre", "post"]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(1, 4), st.integers(1, 3), st.integers(0, 80), st.integers(0, 99))
+def test_in_place_changes_every_node_and_replaces_none(n: int, batch: int, crash_at: int, seed: int) -> None:
+    d = Drill(shuffled(seed, MemoryFleet.of(n)), Wish("new", batch, 60, 20, 60, strategy="in-place"), crash_at)
+    assert d.run() == "succeeded"
+    assert d.settled() == (n, n, "new", ["new"] * n)
+    assert d.fleet.launched == n and d.fleet.fewest_serving == n and d.fleet.killed_tasks == 0
+    assert not any(m.beside for m in d.fleet.machines)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.sampled_from(["broken", "failing", "bad_tasks"]),
+    st.integers(1, 4),
+    st.integers(1, 3),
+    st.integers(0, 60),
+    st.integers(0, 99),
+)
+def test_in_place_a_bad_release_is_taken_back(how: str, n: int, batch: int, crash_at: int, seed: int) -> None:
+    fleet = MemoryFleet.of(n, **{how: frozenset({"new"})})  # type: ignore[arg-type]
+    d = Drill(shuffled(seed, fleet), Wish("new", batch, 30, 20, 60, strategy="in-place"), crash_at)
+    assert d.run() == "failed"
+    assert d.settled() == (n, n, "old", ["old"] * n)
+    assert d.fleet.fewest_serving == n and d.fleet.launched == n
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.integers(1, 4),
+    st.integers(1, 3),
+    st.integers(0, 3),
+    st.lists(st.tuples(st.integers(0, 60), st.integers(0, 9)), max_size=4),
+    st.integers(0, 60),
+    st.integers(0, 99),
+)
+def test_machines_that_die_at_any_moment_are_replaced_and_the_pool_keeps_its_size(
+    n: int, batch: int, surge: int, deaths: list[tuple[int, int]], crash_at: int, seed: int
+) -> None:
+    d = Drill(shuffled(seed, MemoryFleet.of(n)), Wish("new", batch, 60, 40, 60, surge=surge), crash_at)
+    d.fleet.minimum = 0
+    moments = iter(range(10**6))
+
+    def die(drill: Drill) -> None:
+        now = next(moments)
+        alive = [m for m in drill.fleet.machines if m.alive]
+        for at, which in deaths:
+            if at == now and alive:
+                m = alive[which % len(alive)]
+                step = next((s for s in drill.journal.steps if s.state == "running"), None)
+                if step and step.action == "terminate" and m.lifecycle == "InService":
+                    continue  # between looking and terminating it: milliseconds, and one machine too many
+                m.alive, m.lifecycle, m.busy = False, "", 0
+                m.node = "gone" if m.node else ""
+
+    assert d.run(at=die) == "succeeded"
+    assert d.settled() == (n, n, "new", ["new"] * n)

@@ -70,11 +70,11 @@ def test_systemd_finds_nothing_to_say(tmp_path: Path) -> None:
     program = tmp_path / "runner"
     program.write_text("#!/bin/sh\n")
     program.chmod(0o755)
-    for path in (ROOT / "systemd").iterdir():
+    for path in (ROOT / "systemd").glob("runner*"):
         text = re.sub(r"/opt/sluice/\S+/bin/runner", str(program), path.read_text())
         (tmp_path / path.name.replace("@.", "@abc123.")).write_text(text)
     units = [str(p) for p in tmp_path.iterdir() if p != program]
-    assert len(units) == 5
+    assert len(units) == 9
     # When systemd reads them
     verified = subprocess.run(["systemd-analyze", "verify", *units], capture_output=True, text=True)
     # Then it has no warning, and finds little to attack
@@ -93,11 +93,14 @@ def test_systemd_finds_nothing_to_say(tmp_path: Path) -> None:
 def test_every_service_keeps_the_rules(unit: Path) -> None:
     found = directives(unit)
     assert found["Service.Type"] == ["notify"]
-    assert found["Service.EnvironmentFile"] == ["/etc/sluice/node.env"]
+    assert found["Service.EnvironmentFile"][:2] == ["/etc/sluice/node.env", "-/etc/sluice/secrets.env"]
     assert int(found["Service.WatchdogSec"][0]) > 0
     assert found["Service.Restart"][0] in ("always", "on-failure") and int(found["Service.RestartSec"][0]) > 0
     assert found["Unit.StartLimitIntervalSec"] == ["0"]
-    assert found["Service.User"] == ["sluice"]
+    assert int(found["Service.TimeoutAbortSec"][0]) <= 10  # or one that hangs is waited for as long as for a drain
+    assert found["Service.User"] == ["root" if unit.stem == "runner-agent" else "sluice"]
+    assert found["Service.CapabilityBoundingSet"] == [""] and found["Service.NoNewPrivileges"] == ["yes"]
+    assert found["Service.Slice"][0] in {p.name for p in (ROOT / "systemd").glob("*.slice")}
     assert "Service.TimeoutStopSec" in found
     # No shell between systemd and the process: it would take the TERM, and be the main process.
     (start,) = found["Service.ExecStart"]
@@ -107,23 +110,20 @@ def test_every_service_keeps_the_rules(unit: Path) -> None:
 
 @ANY_UNIT
 def test_a_stop_reaches_the_process_alone(unit: Path) -> None:
-    # The agent's group holds the service that it spawned, which must survive the agent.
-    expected = "process" if unit.stem == "runner-agent" else "mixed"
-    assert directives(unit)["Service.KillMode"] == [expected]
+    assert directives(unit)["Service.KillMode"] == ["mixed"]
 
 
 @ANY_UNIT
 def test_each_deadline_and_each_way_to_kill_says_why(unit: Path) -> None:
     lines = unit.read_text().splitlines()
-    for name in ("KillMode", "TimeoutStopSec", "WatchdogSec", "Restart"):
+    for name in ("KillMode", "TimeoutStopSec", "TimeoutAbortSec", "WatchdogSec", "Restart"):
         (at,) = (i for i, line in enumerate(lines) if line.startswith(f"{name}="))
         assert lines[at - 1].startswith("#"), f"{unit.name}: {name} has no comment"
 
 
 def test_a_worker_is_stopped_by_nobody_but_its_drain() -> None:
     assert service("TimeoutStopSec", "worker@") == "infinity"
-    assert service("TimeoutStopSec", "agent") == "infinity"
-    assert service("OOMPolicy", "worker@") == service("OOMPolicy", "agent") == "continue"
+    assert service("OOMPolicy", "worker@") == "continue"
     assert service("Restart", "worker@") == "on-failure"  # exit 0: drained
     assert "SLUICE_RELEASE=%i" in service("ExecStart", "worker@")
 
@@ -157,16 +157,27 @@ def test_a_worker_that_hangs_is_ended_before_its_leases_are() -> None:
 
 
 def test_the_load_balancer_reaches_the_web() -> None:
-    for unit in ("web", "agent"):  # the agent's child has its environment
-        assert service("Environment", unit) == "SLUICE_WEB_HOST=0.0.0.0"
+    assert service("Environment", "web") == "SLUICE_WEB_HOST=0.0.0.0"
     assert Settings().web_port == number(
         r"port\s*=\s*(\d+)\n\s*protocol\s*=\s*\"HTTP\"", "modules", "load-balancer", "main.tf"
     )
 
 
 def test_bootstrap_enables_what_can_be_enabled_and_nothing_else() -> None:
-    # Given that a second service under the same node id would take the first one's tasks for lost
+    # Given that a service belongs to the agent, which knows whether this node serves or drains
     enabled = {u.name for u in UNITS if any(name.startswith("Install.") for name in directives(u))}
     bootstrap = (ROOT / "scripts/bootstrap").read_text()
-    assert enabled == set(re.findall(r"systemctl enable --now (\S+)", bootstrap)) == {"runner-agent.service"}
-    assert all(path.name.startswith("runner") for path in (ROOT / "systemd").iterdir())  # what it installs
+    # Then but for Flower, which the monitoring host's own role enables, it is the agent alone
+    assert set(re.findall(r"systemctl enable --now (\S+)", bootstrap)) == {"runner-agent.service"}
+    assert enabled == {"runner-agent.service", "runner-flower.service"}
+
+
+def test_the_growing_pause_is_one_that_systemd_knows(tmp_path: Path) -> None:
+    """Before 254 it does not: there the file is not installed, and no unit has these lines itself."""
+    lines = directives(ROOT / "systemd/backoff.conf")
+    assert set(lines) == {"Service.RestartSteps", "Service.RestartMaxDelaySec"}
+    assert not any(name in directives(unit) for unit in UNITS for name in lines)
+    for unit in UNITS:
+        assert int(service("RestartSec", unit.stem.removeprefix("runner-"))) < int(
+            lines["Service.RestartMaxDelaySec"][0]
+        )

@@ -1,4 +1,4 @@
-"""An AWS API on 127.0.0.1, everything in memory: state is gone when it ends.
+"""An AWS API on this machine, everything in memory: state is gone when it ends.
 
 `GET /_sluice/ready` answers `200 ok` once requests are served.
 """
@@ -25,7 +25,7 @@ Environ = dict[str, Any]
 App = Callable[[Environ, Any], Iterable[bytes]]
 
 
-def serve(port: int, *, log: Path | None = None, clock_rate: float = 1.0) -> None:
+def serve(port: int, *, address: str = "127.0.0.1", log: Path | None = None, clock_rate: float = 1.0) -> None:
     """Serve until TERM. `clock_rate`: how many times faster lifecycle hooks time out."""
     # Nothing here needs an orderly end, and a drill may well hold a request open.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
@@ -46,7 +46,7 @@ def serve(port: int, *, log: Path | None = None, clock_rate: float = 1.0) -> Non
         app = logged(app, log)
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     WSGIRequestHandler.protocol_version = "HTTP/1.1"  # keep-alive: Terraform makes hundreds of calls
-    run_simple("127.0.0.1", port, answers_ready(app), threaded=True)
+    run_simple(address, port, answers_ready(app), threaded=True)
 
 
 def answers_ready(app: App) -> App:

@@ -18,6 +18,7 @@ locals {
     SLUICE_ARTIFACTS_URL   = "s3://${var.buckets.artifacts}"
     SLUICE_STORAGE_URL     = "s3://${var.buckets.storage}"
     SLUICE_DRAIN_SECONDS   = var.drain_seconds
+    SLUICE_GROUP           = var.name # whose launch hook a failed boot answers
   }
 
   tags = merge(
@@ -41,7 +42,11 @@ locals {
 
 module "boot" {
   source   = "../boot"
-  settings = merge(local.node_env, var.cloudwatch ? { SLUICE_CLOUDWATCH = "true" } : {})
+  settings = merge(
+    local.node_env,
+    length(var.release_keys) > 0 ? { SLUICE_RELEASE_KEY = join(",", var.release_keys) } : {},
+    var.cloudwatch ? { SLUICE_CLOUDWATCH = "true" } : {},
+  )
 }
 
 data "aws_ssm_parameter" "newest_image" {

@@ -140,6 +140,12 @@ variable "release" {
   type        = string
 }
 
+variable "release_keys" {
+  description = "Public keys (minisign): nodes take only releases that one of them signed. Empty: any."
+  type        = list(string)
+  default     = []
+}
+
 variable "boot_seconds" {
   description = "How long a node may take to boot and register before the group gives it up."
   type        = number

@@ -108,6 +108,7 @@ data "aws_iam_policy_document" "node" {
         "autoscaling:DescribeScalingActivities",
         "ec2:DescribeInstances",
         "ec2:DescribeLaunchTemplateVersions",
+        "elasticloadbalancing:DescribeTargetHealth",
       ]
       resources = ["*"] # AWS knows no narrower resource for these
     }
@@ -123,6 +124,7 @@ data "aws_iam_policy_document" "node" {
         "autoscaling:SetDesiredCapacity",
         "autoscaling:SetInstanceProtection",
         "autoscaling:TerminateInstanceInAutoScalingGroup",
+        "autoscaling:UpdateAutoScalingGroup",
       ]
       resources = ["${local.group_arn}/sluice-${var.env}-*"]
     }

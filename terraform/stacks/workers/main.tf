@@ -59,6 +59,7 @@ module "pool" {
   image_id              = var.image_id
   volume_gb             = each.value.volume_gb
   release               = var.release
+  release_keys          = var.release_keys
   boot_seconds          = var.boot_seconds
   drain_seconds         = each.value.drain_seconds
 }

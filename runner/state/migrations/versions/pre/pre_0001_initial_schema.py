@@ -107,6 +107,7 @@ def upgrade() -> None:
     op.create_index(
         "ix_event_run", "event", ["run_id", "subject"], unique=False, postgresql_where=sa.text("run_id IS NOT NULL")
     )
+    op.create_index("ix_event_at", "event", ["at"], unique=False, postgresql_using="brin")
     op.create_table(
         "node",
         sa.Column("node_id", sa.Text(), nullable=False),
@@ -126,10 +127,23 @@ def upgrade() -> None:
             "registered_at", postgresql.TIMESTAMP(timezone=True), server_default=sa.text("now()"), nullable=False
         ),
         sa.Column("changed_at", postgresql.TIMESTAMP(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.Column("after_drain", sa.Text(), server_default="", nullable=False),
+        sa.CheckConstraint("after_drain IN ('', 'terminate', 'replace')", name=op.f("ck_node_after_drain")),
         sa.CheckConstraint("state IN ('booting', 'ready', 'draining', 'drained', 'gone')", name=op.f("ck_node_state")),
         sa.PrimaryKeyConstraint("node_id", name=op.f("pk_node")),
     )
     op.create_index("ix_node_live", "node", ["role", "pool"], unique=False, postgresql_where=sa.text("state <> 'gone'"))
+    op.create_table(
+        "node_order",
+        sa.Column("machine", sa.Text(), nullable=False),
+        sa.Column("release", sa.Text(), nullable=False),
+        sa.Column("reason", sa.Text(), nullable=False),
+        sa.Column("requested_by", sa.Text(), nullable=False),
+        sa.Column("drain_seconds", sa.Float(), nullable=False),
+        sa.Column("error", sa.Text(), nullable=True),
+        sa.Column("ordered_at", postgresql.TIMESTAMP(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.PrimaryKeyConstraint("machine", name=op.f("pk_node_order")),
+    )
     op.create_table(
         "notification",
         sa.Column("id", sa.BigInteger(), sa.Identity(always=True), nullable=False),

@@ -1,0 +1,229 @@
+"""Rolls on an emulated AWS with real nodes: drivers that die, machines that are taken away, broken releases."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import urllib.request
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from runner.localcloud import node, process
+from runner.localcloud import state as local_state
+from runner.rollout.plan import Wish
+
+from .cloud import Cloud, cloud
+from .fleet import Fleet, Inconclusive
+from .registry import scenario
+
+
+@scenario("roll-driver-kill", 14, takes=60)
+def roll_driver_kill(f: Fleet) -> None:
+    """KILL the driver after each thing it does or writes down; then two drivers at once."""
+    with cloud(f) as c:
+        c.schedulers(1)
+        old, new = c.publish("old"), c.publish("new")
+        c.pool(old)
+        c.load(seconds=[0.05, 1.0])
+        roll = c.file(Wish(new, drain_seconds=60), owner="driver 0")
+        killed = 0
+        while not c.ended(roll):
+            killed += 1
+            # Every second one gets a little further: the first thing that each does is what the last one did.
+            pid = c.drive(roll, f"driver {killed}", die_at=1 + killed % 2)
+            f.wait(lambda p=pid: os.waitpid(p, os.WNOHANG)[0], "the driver ends")
+        if killed < 7:
+            raise Inconclusive(f"only {killed} drivers were killed")
+        c.expect(new, 1, roll)
+        if c.launched() != 2:
+            f.problems.append(f"{c.launched()} instances were launched, not 2")
+        # Two that do not let each other be
+        back = c.file(Wish(old, drain_seconds=60), owner="driver a")
+        pids = [c.drive(back, f"driver {name}") for name in "ab"]
+        f.wait(lambda: c.ended(back), "the second roll ends")
+        for pid in pids:
+            f.wait(lambda p=pid: os.waitpid(p, os.WNOHANG)[0], "the driver ends")
+        c.expect(old, 1, back)
+        if c.launched() != 3:
+            f.problems.append(f"{c.launched()} instances were launched, not 3")
+        c.quiet()
+        f.wait(f.over, "all runs end")
+
+
+def _spot(c: Cloud, instance: str) -> None:
+    """Ten seconds of notice: less than the agent keeps for itself, so what runs is handed on at once."""
+    port = local_state.load(c.directory).imds_port
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}/admin/{instance}/spot", json.dumps({"seconds": 10}).encode(), method="PUT"
+    )
+    urllib.request.urlopen(request, timeout=10).close()
+
+
+def _unhealthy(c: Cloud, instance: str) -> None:
+    c.asg.set_instance_health(InstanceId=instance, HealthStatus="Unhealthy")
+
+
+def _mute(c: Cloud, instance: str) -> None:
+    """An agent that stands still: the hook that it keeps open runs out."""
+    agent = process.read(node.pidfile(c.directory / "nodes" / instance))
+    if agent is not None:
+        agent.signal(signal.SIGSTOP)
+
+
+def _die(c: Cloud, instance: str) -> None:
+    c.ec2.terminate_instances(InstanceIds=[instance])
+
+
+Harm = Callable[[Cloud, str], None]
+
+
+@scenario("roll-reclaimed", 15, kills=True, takes=75, default=False)
+def roll_reclaimed(f: Fleet) -> None:
+    """At each step of a roll a machine goes: spot notice, health replacement, a hook that runs out, sudden death."""
+    # step → what happens to the newest machine there is, or to the one that leaves
+    newest: Mapping[str, Harm] = {"wait_ready": _mute, "heartbeat": _unhealthy, "bake": _spot}
+    leaving: Mapping[str, Harm] = {"surge": _die, "drain": _spot, "terminate": _mute}
+    with cloud(f, nodes=2, maximum=6) as c:
+        c.schedulers(2)
+        old, new = c.publish("old"), c.publish("new")
+        c.pool(old)
+        c.load(seconds=[0.05, 1.0])
+        roll = c.file(Wish(new, drain_seconds=60, bake_seconds=1))
+        todo: dict[str, Any] = {**newest, **leaving}
+        while not c.ended(roll):
+            _, action, args = c.step(roll)
+            members = [i.instance_id for i in c.group().instances if not i.leaving or action == "terminate"]
+            if action in newest and action in todo and members:
+                todo.pop(action)(c, members[-1])
+            elif action in leaving and action in todo and members:
+                doomed = args.get("instances", members[:1])[0]
+                if doomed in members:
+                    todo.pop(action)(c, doomed)
+            if f.now() > f.deadline:
+                break
+            f.pause(0.05, 0.15)
+        if len(todo) > 2:
+            raise Inconclusive(f"no machine was taken at {', '.join(todo)}")
+        c.expect(new, 2, roll)
+        c.quiet()
+        f.wait(f.over, "all runs end")
+
+
+PATIENT = '''"""Tasks that are tried again and again: a broken release must not be the end of them."""
+
+import os
+import time
+from datetime import timedelta
+
+from ledger import recorded
+
+from runner.authoring import Context, dag, task
+
+
+@task(retries=500, retry_delay=timedelta(seconds=0.5))
+@recorded
+def work(context: Context) -> int:
+    if os.environ.get("SLUICE_RELEASE") == os.environ.get("CHAOS_BROKEN"):
+        raise ImportError("libfoo.so.6: cannot open shared object file")
+    time.sleep(0.2)
+    return 1
+
+
+@dag
+def patient() -> None:
+    for _ in range(10):
+        work()
+'''
+# What Python itself loads first in every process of a release's site.
+_FAILS = """
+import os
+os.environ["CHAOS_BROKEN"] = os.environ.get("SLUICE_RELEASE", "")
+"""
+_HANGS = """
+import os, sys, time
+if "worker" in sys.argv:
+    import runner.state.transitions as t
+    t.claim = lambda *args, **kwargs: time.sleep(3600)
+"""
+_DOES_NOT_START = """
+import sys
+if "worker" in sys.argv:
+    raise SystemExit("broken release: no module named polars")
+"""
+
+
+@scenario("roll-broken", 14, 15, kills=True, takes=60, default=False)
+def roll_broken(f: Fleet) -> None:
+    """Releases that do not start, that start and fail tasks, or hang: taken back, and the old one serves on."""
+    folder = f.pipelines()
+    (folder / "patient.py").write_text(PATIENT)
+    f.publish(folder)
+    with cloud(f, maximum=3, slots=4) as c:
+        c.schedulers(1)
+        old = c.publish("old")
+        broken = {
+            "not ready": (c.publish("dead", {"sitecustomize.py": _DOES_NOT_START}), Wish("", ready_seconds=6)),
+            "tasks failed on the new release": (
+                c.publish("failing", {"sitecustomize.py": _FAILS}),
+                Wish("", bake_seconds=60),
+            ),
+            "heartbeat runs succeeded after": (
+                c.publish("hanging", {"sitecustomize.py": _HANGS}),
+                Wish("", heartbeat_seconds=4),
+            ),
+        }
+        c.pool(old)
+        c.load("patient", 20)
+        for says, (release, wish) in broken.items():
+            wish = Wish(**{**vars(wish), "release": release, "drain_seconds": 5})
+            roll = c.file(wish)
+            f.wait(lambda r=roll: c.ended(r), f"the roll to {release} ends")
+            c.expect(old, 1, roll, "failed")
+            error = str(c.view(roll).error)
+            if says.replace("not ready", "new nodes ready") not in error:
+                f.problems.append(f"roll {roll} says {error!r}, not that {says}")
+        c.quiet()
+        f.wait(f.over, "all runs end")
+        # Their tasks were tried again, which here is as it should be; that all have succeeded is asked above and here.
+        bad = f.one("SELECT count(*) FROM dag_run r WHERE state <> 'success'")
+        if bad:
+            f.problems.append(f"{bad} runs did not succeed")
+        f.doomed |= set(f.created)
+
+
+@scenario("roll-control", 14, takes=75, default=False)
+def roll_control(f: Fleet) -> None:
+    """Roll the schedulers, who drive it themselves, then the web nodes: chains go on, and every request is answered."""
+    live = """
+        SELECT n.address FROM node n JOIN node_heartbeat h USING (node_id)
+        WHERE n.role = 'web' AND n.state = 'ready' AND h.at > now() - interval '10 seconds' ORDER BY n.node_id"""
+    with cloud(f, nodes=2, maximum=3) as c:
+        old, new = c.publish("old"), c.publish("new")
+        for worker in [f.spawn("worker", f"w{i}", slots=2) for i in (1, 2)]:
+            f.registered(worker)
+        c.pool(old, "scheduler")
+        c.pool(old, "web")
+        c.load("diamonds", 20, seconds=[0.05, 0.3])
+        first = c.file(Wish(new, drain_seconds=60), role="scheduler")
+        second = c.file(Wish(new, drain_seconds=60), role="web", after=[first])
+        asked, answered, doors = 0, 0, [row.address for row in f.all(live)]
+        ended = f.now()
+        while not c.ended(second):
+            if f.now() - ended > 0.25:  # as often as a load balancer would hear of it, and more
+                doors, ended = [row.address for row in f.all(live)] or doors, f.now()
+            asked += 1
+            try:
+                with urllib.request.urlopen(f"http://{doors[asked % len(doors)]}/health", timeout=10) as answer:
+                    answered += answer.status == 200
+            except OSError as e:
+                f.problems.append(f"request {asked}: {e}")
+            f.pause(0.05, 0.05)
+            if f.now() > f.deadline:
+                break
+        if answered != asked or asked < 20:
+            f.problems.append(f"{answered} of {asked} requests were answered")
+        c.expect(new, 2, first, role="scheduler")
+        c.expect(new, 2, second, role="web")
+        c.quiet()
+        f.wait(f.over, "all runs end")

@@ -1,0 +1,37 @@
+"""What the nodes of the end-to-end tests are given to do."""
+
+import time
+
+from runner.authoring import Context, dag, task
+
+
+@task
+def write(context: Context) -> str:
+    """Keep a file where the other tasks find it."""
+    key = f"files/nodes/{context.run_id}"
+    context.storage.put(key, context.node.encode())
+    return key
+
+
+@task
+def read(key: str, context: Context) -> str:
+    return context.storage.get(key).decode()
+
+
+@dag
+def chain() -> None:
+    """A file goes from one task to the next, through the storage."""
+    read(write())
+
+
+# Enough for whatever interrupts it; being interrupted uses up none.
+@task
+def nap(context: Context) -> str:
+    """Take as long as the run says."""
+    time.sleep(float(context.params["seconds"]))
+    return context.node
+
+
+@dag(params={"seconds": 1})
+def naps() -> None:
+    nap()
