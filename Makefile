@@ -11,9 +11,11 @@ ARGS ?=
 ONLY ?=
 CHAOS_SCALE ?= 1
 SEED ?=
+LIMIT ?=
+CHECK ?=
 JOBS ?= 3
 
-.PHONY: help setup lock demo demo-down test e2e bench chaos lint format lock-providers stack-docs plan apply destroy output drift roll clean
+.PHONY: help setup lock demo demo-down test e2e environments bench chaos lint format lock-providers stack-docs plan apply destroy output drift configure roll clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,8 +39,12 @@ demo-down: $(STAMP) ## stop and remove what `make demo` left running
 test: $(STAMP) ## [JOBS=3 ARGS=]: all tests, on real engines, so many files at a time
 	@$(BIN)/pytest -n $(JOBS) --dist loadfile $(ARGS)
 
-e2e: $(STAMP) ## [ARGS="-k prod"]: environments from nothing and back (15 minutes), and real containers (root, podman)
-	@$(BIN)/pytest -m "e2e or podman" -s tests $(ARGS)
+e2e: $(STAMP) ## a fleet of machines in containers: boots, works, drains, breaks, goes (10 minutes; root on Debian or Ubuntu)
+	@scripts/e2e-setup
+	@$(BIN)/pytest -m "e2e or podman" -s tests/e2e $(ARGS)
+
+environments: $(STAMP) ## [ARGS="-k prod"]: every Terraform environment from nothing to everything and back (20 minutes)
+	@$(BIN)/pytest -m environments -s tests $(ARGS)
 
 bench: $(STAMP) ## [CASES="chain4 fan200"] [N=5]: measure the hot path, one JSON line a case (ARGS=--help lists them)
 	@scripts/bench $(if $(N),-n $(N)) $(CASES) $(ARGS)
@@ -69,6 +75,10 @@ plan apply destroy output: $(STAMP) ## ENV= [STACK=]: Terraform, stacks in depen
 drift: $(STAMP) ## ENV= [STACK=]: what is not any more as Terraform left it
 	$(need_env)
 	@$(BIN)/deployctl infra drift --env $(ENV) $(if $(STACK),--stack $(STACK)) $(ARGS)
+
+configure: $(STAMP) ## ENV= [LIMIT=] [CHECK=1]: the roles of ansible/ over the running hosts, or what would change
+	$(need_env)
+	@$(BIN)/deployctl configure --env $(ENV) $(if $(LIMIT),--limit '$(LIMIT)') $(if $(CHECK),--check) $(ARGS)
 
 roll: $(STAMP) ## ENV=: roll every worker to the newest release, losing nothing
 	$(need_env)

@@ -63,6 +63,9 @@ class Settings(BaseSettings):
     queues: str = Field("default", description="queues this node's workers consume, comma separated")
     slots: int = Field(4, ge=1, description="tasks this node runs at once")
     release: str = Field("dev", description="release this process was started from")
+    release_key: str = Field(
+        "", description="minisign public keys, comma separated; only releases that one of them signed are taken"
+    )
     node_id: str = Field("", description="identity of the node; the instance id on AWS")
     instance_id: str = Field("", description="EC2 instance id, empty outside a cloud")
     imds_url: str = Field("http://169.254.169.254", description="instance metadata service")
@@ -72,6 +75,7 @@ class Settings(BaseSettings):
     xcom_max_bytes: int = Field(67_108_864, ge=1, description="larger return values are refused")
     recycle_mb: int = Field(512, ge=32, description="a task process that has grown beyond this is not used again")
     drain_seconds: int = Field(3600, ge=1, description="how long a drain may wait for running tasks")
+    cloudwatch: bool = Field(False, description="whether the schedulers publish heartbeat and backlog to CloudWatch")
     secret_key: str = Field("", description="Fernet keys of stored secrets, comma separated; the first encrypts")
     web_host: str = Field("127.0.0.1", description="address the web process binds")
     web_port: int = Field(8080, ge=0, le=65535, description="port the web process binds, 0 picks one")

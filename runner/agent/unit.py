@@ -19,11 +19,21 @@ from runner.settings import Settings
 
 log = structlog.get_logger("agent")
 
-SYSTEMCTL = ("systemctl",)
 OPT = Path("/opt/sluice")
 _CALL_SECONDS = 10.0
 _DOWN = ("inactive", "failed")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
+_APART = (
+    "--quiet",
+    "--no-block",
+    "--property=EnvironmentFile=/etc/sluice/node.env",
+    "--property=EnvironmentFile=-/etc/sluice/secrets.env",
+    "--property=Slice=runner-control.slice",
+    "--property=Nice=10",  # beside tasks that run
+    "--property=RuntimeMaxSec=1800",
+    "--property=ProtectHome=yes",
+    "--property=PrivateTmp=yes",
+)
 _SHOWN = "Id,ActiveState,SubState,ActiveExitTimestampMonotonic,Result,ExecMainStatus"
 
 
@@ -36,15 +46,19 @@ def show(pattern: str) -> dict[str, dict[str, str]]:
 
 def systemctl(*args: str) -> str:
     """Run systemctl and return what it says. Raises SupervisorError."""
+    return _call("systemctl", *args)
+
+
+def _call(*argv: str) -> str:
     try:
-        done = subprocess.run(
-            [*SYSTEMCTL, *args], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_CALL_SECONDS
-        )
+        done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_CALL_SECONDS)
     except subprocess.TimeoutExpired:
-        raise SupervisorError(f"systemctl {args[0]} did not answer within {_CALL_SECONDS:g} s") from None
+        raise SupervisorError(f"{argv[0]} {argv[1]} did not answer within {_CALL_SECONDS:g} s") from None
+    except OSError as e:
+        raise SupervisorError(f"{argv[0]}: {e.strerror}") from None
     if done.returncode != 0:
         said = " ".join(done.stderr.split()) or f"exit {done.returncode}"
-        raise SupervisorError(f"systemctl {' '.join(args)}: {said}")
+        raise SupervisorError(f"{' '.join(argv)}: {said}")
     return done.stdout
 
 
@@ -111,6 +125,7 @@ class UnitSupervisor:
         self._machine = node_id
         self._home = settings.home
         self._services: dict[str, UnitService] = {}
+        self._install_pause = Backoff()
 
     def running(self) -> list[str]:
         prefix, suffix = self._unit("*").split("*") if self.many else (self._unit(""), "")
@@ -139,10 +154,23 @@ class UnitSupervisor:
         return self._services.setdefault(unit, UnitService(unit))
 
     def installed(self, release: str) -> bool:
-        return self._venv(release).exists()
+        return (OPT / "releases" / release / "venv/.complete").exists()
 
     def install(self, release: str) -> None:
-        raise SupervisorError("not yet")
+        unit = f"runner-install-{_checked(release)}.service"
+        state = show(unit)[unit]["ActiveState"]
+        if state not in _DOWN:
+            return
+        if state == "failed":
+            why = _last_error(unit)
+            systemctl("reset-failed", "--", unit)
+            raise SupervisorError(why)
+        if not self._install_pause.over():
+            return
+        self._install_pause.ended()
+        # A process of its own: it outlives this one, and may write where the agent may not.
+        _call("systemd-run", *_APART, f"--unit={unit}", f"{OPT}/current/venv/bin/runner", "install", release)
+        log.info("release is being installed", release=release)
 
     def current(self) -> str:
         return (OPT / "current").resolve().name
@@ -158,12 +186,7 @@ class UnitSupervisor:
     def _unit(self, release: str) -> str:
         if not self.many:
             return f"runner-{self._role}.service"
-        if release != "*" and not _NAME.fullmatch(release):
-            raise SupervisorError(f"{release!r} cannot be the name of a release")
-        return f"runner-worker@{release}.service"
-
-    def _venv(self, release: str) -> Path:
-        return OPT / "releases" / release / "venv/bin/runner"
+        return f"runner-worker@{release if release == '*' else _checked(release)}.service"
 
     def _read(self, name: str) -> dict[str, str]:
         try:
@@ -182,3 +205,16 @@ class UnitSupervisor:
 def _seconds_since(stamp: str) -> float:
     """Since a time stamp of systemd's: microseconds of the monotonic clock."""
     return time.clock_gettime(time.CLOCK_MONOTONIC) - int(stamp) / 1e6
+
+
+def _checked(release: str) -> str:
+    if not _NAME.fullmatch(release):
+        raise SupervisorError(f"{release!r} cannot be the id of a release")
+    return release
+
+
+def _last_error(unit: str) -> str:
+    """Why a unit has failed, in its own words."""
+    lines = _call("journalctl", "--no-pager", "--output=cat", "--lines=50", f"--unit={unit}").splitlines()
+    said = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    return said[-1] if said else f"{unit} failed; `journalctl -u {unit}` says why"

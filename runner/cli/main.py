@@ -32,6 +32,22 @@ _groups = {"asset": asset, "db": db, "dag": dag, "run": run, "task": task, "conf
 for name, group in _groups.items():
     app.add_typer(group, name=name)
 
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        import importlib.metadata
+
+        print(f"runner {importlib.metadata.version('sluice')}")
+        raise typer.Exit
+
+
+@app.callback()
+def top(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Its version."),
+) -> None:
+    """Run and look at data pipelines."""
+
+
 LOG_SECONDS = 2.0  # after its end, a task's last lines are in the store within this time
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -83,6 +99,24 @@ def web() -> None:
     from runner.web import main as process
 
     raise typer.Exit(process.run(_service("web")))
+
+
+@app.command()
+def flower() -> None:
+    """Serve Flower, a look into the broker; its options come as FLOWER_*."""
+    from runner.telemetry import flower as process
+
+    raise typer.Exit(process.run(_service("flower")))
+
+
+@app.command()
+def install(
+    release: Annotated[str, typer.Argument(help="The release's id.")],
+) -> None:
+    """Fetch a release onto this node and install it beside the others; as root. The agent does it for an order."""
+    from runner.agent import install as process
+
+    process.run(_service("install"), release)
 
 
 @app.command()

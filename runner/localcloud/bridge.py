@@ -56,15 +56,15 @@ def remove(name: str) -> bool:
     return True
 
 
-def plug(name: str, cidr: str, instance_id: str, pid: int, address: str) -> None:
-    """Give the network namespace of this process a cable to the bridge, with this address.
+def plug(name: str, cidr: str, instance_id: str, pid: int, address: str, hardware: str) -> None:
+    """Give the network namespace of this process a cable to the bridge, with this private and hardware address.
 
     The cable goes with the namespace. Raises SluiceError if the process has ended meanwhile.
     """
     outer = f"vm{hashlib.sha256(f'{name} {instance_id}'.encode()).hexdigest()[:12]}"
     if (Path("/sys/class/net") / outer).exists():
         _ip("link", "delete", outer)
-    _ip("link", "add", outer, "type", "veth", "peer", "name", "eth0", "netns", str(pid))
+    _ip("link", "add", outer, "type", "veth", "peer", "name", "eth0", "address", hardware, "netns", str(pid))
     _ip("link", "set", outer, "master", name, "up")
     prefix = ipaddress.ip_network(cidr).prefixlen
     inside = ["nsenter", f"--net=/proc/{pid}/ns/net", "ip"]

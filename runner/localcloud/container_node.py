@@ -10,6 +10,7 @@ from runner.localcloud import bridge, containers
 from runner.localcloud import state as local_state
 from runner.localcloud.cloud import Cloud
 from runner.localcloud.containers import Container, Engine
+from runner.localcloud.metadata import hardware_address
 from runner.localcloud.node import OFF, Host, Node, _Interrupted
 from runner.settings import SluiceError
 from runner.telemetry.alive import birth
@@ -91,7 +92,8 @@ class ContainerNode(Node):
             found = engine.inspect(self.container) or {"Pid": 0}
             if not found["Pid"]:
                 raise SluiceError("the container has ended at once")
-            bridge.plug(self.yard.bridge, self.yard.cidr, self.id, int(found["Pid"]), address)
+            cable = (self.yard.bridge, self.yard.cidr, self.id, int(found["Pid"]), address)
+            bridge.plug(*cable, hardware_address(address))
         pid = int(found["Pid"])
         born = birth(pid)
         if born is None:

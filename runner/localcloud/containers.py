@@ -112,8 +112,9 @@ def run_argv(engine: Engine, container: Container) -> list[str]:
     # Said because the engines ask for more than a host that is a container itself may give.
     argv += ["--ulimit", f"nofile={files}:{files}"]
     argv += ["--ulimit", f"nproc={processes}:{processes}"]
-    # What systemd needs to give its services namespaces of their own.
-    argv += ["--cap-add", "SYS_ADMIN", "--security-opt", "seccomp=unconfined", "--security-opt", "apparmor=unconfined"]
+    # What systemd needs to give its services namespaces of their own; PTRACE, to see them where /proc hides them.
+    argv += ["--cap-add", "SYS_ADMIN", "--cap-add", "SYS_PTRACE"]
+    argv += ["--security-opt", "seccomp=unconfined", "--security-opt", "apparmor=unconfined"]
     if engine.name == "podman":
         argv += ["--systemd", "always"]
         argv += ["--log-driver", "k8s-file", "--log-opt", f"path={container.console}"]

@@ -16,6 +16,7 @@ from runner.localcloud.state import locked
 from runner.settings import SluiceError
 
 RECIPE = Path(__file__).with_name("image.sh")
+PYTHON = "3.11"  # of Debian 12
 _NAME = "localhost/sluice-node"
 
 

@@ -37,9 +37,8 @@ cloud_init_modules: [write-files]
 cloud_config_modules: [runcmd]
 cloud_final_modules: [scripts-user, final-message]
 system_info: {distro: debian, paths: {cloud_dir: /var/lib/cloud, templates_dir: /etc/cloud/templates}}
-output: {all: "| tee -a /var/log/cloud-init-output.log"}
 CONFIG
-rm -f "$root"/etc/cloud/cloud.cfg.d/*
+rm -f "$root/etc/cloud/cloud.cfg.d/90_dpkg.cfg" # where to look for user data; each machine is told
 # On EC2 the firmware says that it is EC2, and only then does cloud-init ask for the token that IMDSv2 wants.
 # A container has no firmware.
 sed -i 's/^def identify_aws(data):$/&\n    return CloudNames.AWS/' \
@@ -48,8 +47,8 @@ rm -rf "$root/usr/lib/python3/dist-packages/cloudinit/sources/__pycache__"
 
 # Devices, terminals and the network are the engine's.
 chroot "$root" systemctl mask -q systemd-udevd.service systemd-udev-trigger.service systemd-udevd-control.socket \
-  systemd-udevd-kernel.socket getty.target console-getty.service e2scrub_all.timer e2scrub_reap.service fstrim.timer
+  systemd-udevd-kernel.socket getty.target console-getty.service e2scrub_all.timer e2scrub_reap.service fstrim.timer \
+  podman-auto-update.service podman-auto-update.timer podman-restart.service
 # What a role installs on some hosts is on all of them here: the role enables it where it belongs.
 chroot "$root" systemctl disable -q prometheus.service prometheus-alertmanager.service \
-  prometheus-node-exporter.service prometheus-pushgateway.service podman.socket podman.service \
-  podman-auto-update.timer podman-restart.service
+  prometheus-node-exporter.service prometheus-pushgateway.service podman.socket podman.service

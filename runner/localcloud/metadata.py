@@ -2,8 +2,9 @@
 
 `http://127.0.0.1:<port>/<instance-id>` stands for an instance's own `http://169.254.169.254`. On a bridge, where each
 instance has an address of its own, it is known by that as on AWS, and the prefix falls away. Beside the first lies what
-is not an instance's to call: `PUT /admin/<instance-id>/spot` posts a spot notice, `PUT /admin/<instance-id>/reboot`
-pulls the plug and puts it back. Only PUT and DELETE, which a web page cannot send to another origin unasked.
+is not an instance's to call: `PUT /admin/<instance-id>/spot` posts a spot notice, `PUT /admin/<instance-id>/events/…`
+the text of an event, and `PUT /admin/<instance-id>/reboot` pulls the plug and puts it back. Only PUT and DELETE, which
+a web page cannot send to another origin unasked.
 """
 
 from __future__ import annotations
@@ -47,6 +48,9 @@ _TARGET = {
 }
 
 
+EVENTS = ("events/maintenance/scheduled", "events/recommendations/rebalance")
+
+
 class Facts(Protocol):
     """Where the answers come from; `runner.localcloud.cloud.Cloud` is one."""
 
@@ -60,10 +64,11 @@ class Facts(Protocol):
 
 
 class Notices:
-    """Spot notices that were posted: instance → (action, when)."""
+    """What was posted: spot notices, instance → (action, when), and events, instance → path → text."""
 
     def __init__(self) -> None:
         self._posted: dict[str, tuple[str, datetime]] = {}
+        self._events: dict[str, dict[str, str]] = {}
         self._lock = threading.Lock()
 
     def post(self, instance_id: str, action: str, seconds: float) -> datetime:
@@ -78,6 +83,17 @@ class Notices:
         with self._lock:
             self._posted.pop(instance_id, None)
 
+    def announce(self, instance_id: str, path: str, text: str) -> None:
+        """Make this the text of `events/…` of an instance; an empty one takes it back."""
+        with self._lock:
+            events = {**self._events.get(instance_id, {}), path: text}
+            self._events[instance_id] = {p: t for p, t in events.items() if t}
+
+    def events(self, instance_id: str) -> dict[str, str]:
+        """The events of an instance, path → text."""
+        with self._lock:
+            return dict(self._events.get(instance_id, {}))
+
     def get(self, instance_id: str) -> tuple[str, datetime] | None:
         """The notice of an instance, if one was posted."""
         with self._lock:
@@ -91,6 +107,11 @@ class Notices:
             for instance_id in ready:
                 del self._posted[instance_id]
         return ready
+
+
+def hardware_address(address: str) -> str:
+    """The hardware address of the machine with this private address: a locally administered one."""
+    return "02:00:" + ":".join(f"{int(part):02x}" for part in (address or "0.0.0.0").split("."))
 
 
 def target_lifecycle_state(lifecycle_state: str) -> str:
@@ -112,6 +133,10 @@ def tree(instance: Instance, facts: Facts, notices: Notices) -> dict[str, str]:
         "instance-life-cycle": "spot" if instance.spot else "on-demand",
         "local-hostname": f"ip-{instance.private_ip.replace('.', '-')}.ec2.internal",
         "local-ipv4": instance.private_ip,
+        "mac": (mac := hardware_address(instance.private_ip)),
+        f"network/interfaces/macs/{mac}/device-number": "0",
+        f"network/interfaces/macs/{mac}/local-ipv4s": instance.private_ip,
+        f"network/interfaces/macs/{mac}/mac": mac,
         "placement/availability-zone": instance.zone,
         "placement/region": facts.region,
     }
@@ -126,7 +151,7 @@ def tree(instance: Instance, facts: Facts, notices: Notices) -> dict[str, str]:
         leaves["spot/instance-action"] = json.dumps({"action": action, "time": time_text})
         if action == "terminate":
             leaves["spot/termination-time"] = time_text
-    return leaves
+    return leaves | notices.events(instance.id)
 
 
 def credentials() -> str:
@@ -288,12 +313,13 @@ class _Handler(BaseHTTPRequestHandler):
         if path == "latest/user-data":
             data = facts.user_data(who)
             return self._answer(200, data) if data else self._answer(404, "Not Found")
-        if path == "latest/dynamic/instance-identity/document":
-            return self._answer(200, identity_document(instance, facts))
+        text = None
         if path.rstrip("/") == "latest/meta-data" or path.startswith("latest/meta-data/"):
             text = lookup(tree(instance, facts, self.origin.notices), path[len("latest/meta-data/") :])
-            return self._answer(404, "Not Found") if text is None else self._answer(200, text)
-        return self._answer(404, "Not Found")
+        elif path.startswith("latest/dynamic/"):
+            document = {"instance-identity/document": identity_document(instance, facts)}
+            text = lookup(document, path[len("latest/dynamic/") :])
+        return self._answer(404, "Not Found") if text is None else self._answer(200, text)
 
     do_HEAD = do_GET
 
@@ -313,6 +339,9 @@ class _Handler(BaseHTTPRequestHandler):
             return self._answer(404, f"no running instance {who}")
         if what == "reboot":
             return self._answer(200, "rebooting") if self.origin.reboot(who) else self._answer(409, "not up")
+        if what in EVENTS:
+            self.origin.notices.announce(who, what, body.decode(errors="replace"))
+            return self._answer(200, "announced" if body else "withdrawn")
         if what != "spot":
             return self._answer(404, "Not Found")
         try:

@@ -20,6 +20,7 @@ from runner.localcloud import engines, process
 from runner.localcloud import state as local_state
 from runner.localcloud.cloud import Cloud
 from runner.localcloud.releases import Releases
+from runner.rollout.sign import trusted
 from runner.settings import SluiceError
 
 NODE_ENV = "/etc/sluice/node.env"
@@ -129,7 +130,7 @@ class Node:
         env = read_user_data(self.cloud.user_data(self.id), self.home)
         self.say(f"user data: role {env.get('SLUICE_ROLE', '?')}, pool {env.get('SLUICE_POOL') or '-'}")
         release = self._release_tag()
-        site = self._release(release)
+        site = self._release(release, env.get("SLUICE_RELEASE_KEY", ""))
         shared = {k: v for k, v in os.environ.items() if not k.startswith(("SLUICE_", "AWS_", "PYTHON"))}
         # What the user data says wins over what the local cloud would give any process.
         return (
@@ -159,12 +160,12 @@ class Node:
             self._pause(_WAIT_SECONDS)
         return release
 
-    def _release(self, release: str) -> Path:
+    def _release(self, release: str, key: str) -> Path:
         """Fetch the release and unpack it on this node; returns the directory of its Python packages."""
         said = False
         while True:
             try:
-                site = self.host.releases.install(release, self.home / "release")
+                site = self.host.releases.install(release, self.home / "release", trusted(key))
             except SluiceError as e:
                 raise BootError(e.message, e.hint) from None
             if site is not None:

@@ -12,6 +12,7 @@ import tarfile
 import threading
 import time
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -21,6 +22,9 @@ from botocore.exceptions import ClientError
 
 from runner.bundle.archive import unpack as unpack_tar
 from runner.localcloud.state import LocalState
+from runner.rollout import published
+from runner.rollout.release import archive_key, manifest_key, signature_key
+from runner.rollout.sign import PublicKey
 from runner.settings import SluiceError
 
 _ASK_AGAIN_SECONDS = 0.3
@@ -43,10 +47,11 @@ class Releases:
             aws_access_key_id="local", aws_secret_access_key="local", region_name=state.region
         ).client("s3", endpoint_url=state.aws_endpoint, config=Config(retries={"max_attempts": 1}))
 
-    def install(self, release: str, target: Path) -> Path | None:
+    def install(self, release: str, target: Path, keys: Sequence[PublicKey] = ()) -> Path | None:
         """Put the release below target and return its directory of Python packages; None: not published yet.
 
-        Raises SluiceError if the id is none or the archive is broken.
+        With `keys` only if one of them signed it. Raises SluiceError if it was not, if the id is none or the archive
+        is broken.
         """
         if not release.isalnum():
             raise SluiceError(f"the tag Release says {release!r}, which is no release id")
@@ -54,20 +59,29 @@ class Releases:
         if (home / "site").is_dir():
             return home / "site"
         with self._lock:
-            kept = self._cache / release
+            kept = self._cache / (f"{release}.signed" if keys else release)  # the one says nothing of the other
             if not kept.is_dir():
                 if time.monotonic() < self._absent_until.get(release, 0.0):
                     return None  # another node has just asked
-                archive = self._fetch(f"releases/{release}.tar.gz")
+                archive = self._fetch(archive_key(release))
                 if archive is None:
                     self._absent_until[release] = time.monotonic() + _ASK_AGAIN_SECONDS
                     return None
+                if keys:
+                    self._verify(release, archive, keys)
                 unpack(archive, kept)
         part = target / f".{release}.part"
         shutil.rmtree(part, ignore_errors=True)
         shutil.copytree(kept, part, copy_function=_link)
         part.rename(home)
         return home / "site"
+
+    def _verify(self, release: str, archive: bytes, keys: Sequence[PublicKey]) -> None:
+        signature = self._fetch(signature_key(release))
+        if signature is None:
+            raise published.unsigned(release)
+        manifest = published.check(release, self._fetch(manifest_key(release)) or b"", signature, keys)
+        published.check_archive(manifest, archive)
 
     def _fetch(self, key: str) -> bytes | None:
         key = "/".join(filter(None, (self._url.path.strip("/"), key)))

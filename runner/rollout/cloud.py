@@ -44,6 +44,19 @@ class Cloud:
         found = [g for page in pages for g in page["AutoScalingGroups"]]
         return [_group(g, {}, ()) for g in found if g["AutoScalingGroupName"].startswith(prefix)]
 
+    def releases(self, env: str) -> dict[str, str]:
+        """Every release that a group's tag of this environment names or that a machine of it booted with: by whom."""
+        pages = self._ec2.get_paginator("describe_instances").paginate(Filters=[{"Name": "tag:Env", "Values": [env]}])
+        machines = (i for page in pages for r in page["Reservations"] for i in r["Instances"])
+        found = {
+            tag["Value"]: f"machine {machine['InstanceId']}"
+            for machine in machines
+            if machine["State"]["Name"] not in _DEAD
+            for tag in machine.get("Tags", [])
+            if tag["Key"] == RELEASE_TAG
+        }
+        return found | {g.release: f"the tag of {g.name}" for g in self.groups(f"sluice-{env}-") if g.release}
+
     def group(self, name: str) -> Group:
         """One group with its instances, in the order they were launched. Raises UsageError if there is none."""
         found = self._asg.describe_auto_scaling_groups(AutoScalingGroupNames=[name])["AutoScalingGroups"]
@@ -169,6 +182,7 @@ def _group(found: AutoScalingGroupTypeDef, tags: Mapping[str, str], unserved: Co
             )
             for i in found.get("Instances", [])
         ),
+        tags=own,
     )
 
 

@@ -215,7 +215,9 @@ class Wheels:
                     f"wheels for {target} cannot be fetched: {last_error(done.stdout)}",
                     "is the package index reachable? `--no-wheels` builds a release for local process nodes",
                 )
-            wheels = {canonicalize_name(path.name.split("-")[0]): path for path in folder.glob("*.whl")}
+            wheels: dict[str, Path] = {
+                canonicalize_name(path.name.split("-")[0]): path for path in folder.glob("*.whl")
+            }
             for pin in pins:
                 if pin.name in wheels:
                     self._keep(pin, target, wheels[pin.name])

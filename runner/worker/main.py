@@ -27,6 +27,7 @@ from runner.worker.drain import Drain, IdleWatch, boot_step
 from runner.worker.execute import Executor
 from runner.worker.finish import Finisher
 from runner.worker.heartbeat import Heartbeat
+from runner.worker.leftovers import remove_containers
 from runner.worker.logs import LogShipper
 from runner.worker.lookup import Lookup
 from runner.worker.pool import SlotPool
@@ -133,6 +134,7 @@ class Worker:
         self.finisher.start()
         self.shipper.recover(self.executor.logs, self._log_prefix)
         self.shipper.start()
+        remove_containers(self.settings.node_id)
         self.register()
         self.heartbeat.start()
         self.idle_watch.start()

@@ -109,6 +109,11 @@ class Aws:
         return self.lifecycle_state(self.instance)
 
     @property
+    def desired(self) -> int:
+        found = self.asg.describe_auto_scaling_groups(AutoScalingGroupNames=[self.name])["AutoScalingGroups"]
+        return int(found[0]["DesiredCapacity"])
+
+    @property
     def imds_url(self) -> str:
         return f"http://127.0.0.1:{self.server.port}/{self.instance}"
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
+import json
 import os
 import signal
 import subprocess
@@ -12,8 +14,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
 from runner.agent import cloud, main
+from runner.state import nodes
 from runner.telemetry.alive import birth
 
 from .conftest import Aws, Node, eventually
@@ -167,6 +171,60 @@ def test_a_spot_notice_drains_at_once_and_hands_on_what_does_not_end_in_time(
     assert row is not None and row.reason == "spot interruption" and 0 < (row.seconds_left or 0) < 2
     cloud_node.until(lambda: cloud_node.state == "drained", 5.0)
     assert cloud_node.task() == ("ready", 1, 0)
+
+
+def test_a_node_that_is_to_be_terminated_ends_itself_with_its_place(cloud_node: Node, aws: Aws) -> None:
+    # Given a node in service, and nobody but its agent who would end it
+    cloud_node.until(lambda: aws.state == "InService")
+    claim = cloud_node.lease()
+    with cloud_node.engine.begin() as c:
+        nodes.cordon(c, aws.instance, reason="scale-in", by="test", deadline_seconds=60, after="terminate")
+    cloud_node.until(lambda: cloud_node.state == "draining")
+    assert aws.state == "InService"
+    # When its task has ended
+    cloud_node.finish(claim)
+    # Then it goes, and the group is smaller
+    cloud_node.until(lambda: cloud_node.state == "gone")
+    eventually(lambda: aws.state == "")
+    assert aws.desired == 0
+    assert cloud_node.task() == ("success", 0, 1)
+
+
+@pytest.mark.parametrize("event", ["maintenance", "rebalance"])
+def test_a_machine_that_will_not_last_is_replaced_in_time(cloud_node: Node, aws: Aws, event: str) -> None:
+    cloud_node.until(lambda: aws.state == "InService")
+
+    def retire(seconds: float) -> None:
+        when = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=seconds)
+        found = [{"NotBefore": f"{when:%d %b %Y %H:%M:%S} GMT", "Code": "instance-retirement", "State": "active"}]
+        aws.server.notices.announce(aws.instance, "events/maintenance/scheduled", json.dumps(found))
+
+    # Given an event that is days away: there is time
+    retire(86_400)
+    for _ in range(3):
+        cloud_node.agent.cloud._next_look = 0.0
+        cloud_node.agent.turn()
+    assert cloud_node.state == "ready"
+    # When it comes near, or EC2 recommends to leave
+    if event == "maintenance":
+        retire(600)
+    else:
+        aws.server.notices.announce(aws.instance, "events/recommendations/rebalance", "{}")
+    # Then the node drains and goes, and the group brings another
+    cloud_node.until(lambda: cloud_node.state == "gone")
+    with cloud_node.engine.connect() as c:
+        why = c.execute(text("SELECT detail FROM event WHERE kind = 'node' AND state = 'draining'")).scalar_one()
+    assert why.startswith(event)
+    eventually(lambda: aws.state == "")
+    assert aws.desired == 1
+
+
+def test_a_monitoring_host_has_no_service_and_only_answers_the_hooks(make_node: Callable[..., Node], aws: Aws) -> None:
+    node = make_node(role="monitoring", node_id=aws.instance, instance_id=aws.instance, imds_url=aws.imds_url)
+    node.until(lambda: aws.state == "InService")
+    assert node.row() is None and node.starts() == []
+    aws.terminate()
+    node.until(lambda: aws.state == "")
 
 
 # --- restarts of the agent itself -----------------------------------------------------------------------------

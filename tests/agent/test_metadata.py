@@ -96,6 +96,27 @@ def test_a_spot_notice_that_cannot_be_read_still_counts(imds: Imds, metadata: Me
     assert end is not None and 100 < (end - dt.datetime.now(dt.UTC)).total_seconds() <= 120
 
 
+def test_scheduled_maintenance_is_read_in_its_order_and_only_what_is_to_come(imds: Imds, metadata: Metadata) -> None:
+    assert metadata.events() == []
+    path = "events/maintenance/scheduled"
+    imds.leaves[path] = """[
+        {"NotBefore": "21 Jan 2030 09:00:43 GMT", "Code": "system-reboot", "State": "active", "EventId": "e1"},
+        {"NotBefore": "1 Jan 2030 00:00:00 GMT", "Code": "instance-stop", "State": "completed"},
+        {"NotBefore": "some day", "Code": "instance-stop", "State": "active"},
+        {"NotBefore": "20 Jan 2030 09:00:43 GMT", "Code": "instance-retirement", "State": "active"}]"""
+    first, second = metadata.events()
+    assert (first.code, second.code) == ("instance-retirement", "system-reboot")
+    assert first.not_before == dt.datetime(2030, 1, 20, 9, 0, 43, tzinfo=dt.UTC)
+    imds.leaves[path] = "nonsense"
+    assert metadata.events() == []
+
+
+def test_a_rebalance_recommendation_is_one_whatever_it_says(imds: Imds, metadata: Metadata) -> None:
+    assert not metadata.rebalance()
+    imds.leaves["events/recommendations/rebalance"] = '{"noticeTime": "2026-10-27T08:22:00Z"}'
+    assert metadata.rebalance()
+
+
 def test_silence_is_an_os_error() -> None:
     with pytest.raises(OSError):
         Metadata("http://127.0.0.1:9").terminating()

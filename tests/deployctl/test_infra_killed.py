@@ -171,7 +171,7 @@ def test_the_apply_after_a_kill_converges(killed: Path, name: str, capsys: Any) 
     assert [p.name for p in (killed / "stacks" / "network").glob("*.tf")] == ["main.tf"]
 
 
-@pytest.mark.e2e
+@pytest.mark.environments
 @pytest.mark.timeout(600)
 def test_what_a_killed_apply_made_is_destroyed_with_the_rest(killed: Path, name: str) -> None:
     (held,) = locks_held()

@@ -15,7 +15,7 @@ from runner.deployctl.environment import declared_variables
 
 from .conftest import Cloud, statuses
 
-pytestmark = pytest.mark.e2e
+pytestmark = pytest.mark.environments
 
 # Fewer of them: SLUICE_E2E="dev prod".
 NAMES = os.environ.get("SLUICE_E2E", "local dev staging prod").split()

@@ -17,7 +17,7 @@ from runner.deployctl import infra, job, locks, main
 
 from .conftest import ROOT, Cloud, statuses
 
-pytestmark = pytest.mark.e2e
+pytestmark = pytest.mark.environments
 
 NAME = "dev"
 

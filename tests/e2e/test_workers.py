@@ -15,7 +15,7 @@ from runner.deployctl import infra
 
 from .conftest import Cloud
 
-pytestmark = pytest.mark.e2e
+pytestmark = pytest.mark.environments
 
 ENGINES = {"database_url": "postgresql://host:5432/db", "broker_url": "redis://host:6379/0"}
 GROUP = "sluice-local-worker-default"

@@ -37,6 +37,9 @@ class Facts:
     def lifecycle_state(self, instance_id: str) -> str:
         return self.states.get(instance_id, "")
 
+    def at(self, address: str) -> str:
+        return {"127.0.0.2": ONE, "127.0.0.3": OTHER}.get(address, "")
+
     def user_data(self, instance_id: str) -> bytes:
         return b"#cloud-config\n" if instance_id == ONE else b""
 
@@ -201,3 +204,80 @@ def test_a_spot_notice_is_shown_when_posted_and_due_once(
 @pytest.mark.parametrize("body", ["nonsense", '{"action": "explode"}', "[1]", '{"seconds": "soon"}'])
 def test_a_bad_notice_is_refused(ask: Ask, body: str) -> None:
     assert ask("PUT", f"/admin/{ONE}/spot", body)[0] == 400
+
+
+def test_an_event_is_shown_until_it_is_taken_back(get: Callable[..., tuple[int, str]], ask: Ask) -> None:
+    path = "events/recommendations/rebalance"
+    assert get(f"meta-data/{path}")[0] == 404
+    assert ask("PUT", f"/admin/{ONE}/{path}", "{}")[0] == 200
+    assert get(f"meta-data/{path}") == (200, "{}") and get(f"meta-data/{path}", OTHER)[0] == 404
+    assert ask("PUT", f"/admin/{ONE}/{path}", "")[0] == 200
+    assert get(f"meta-data/{path}")[0] == 404
+    assert ask("PUT", f"/admin/{ONE}/events/party", "{}")[0] == 404
+
+
+# --- on a bridge ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def bridged(server: metadata.Server) -> Iterator[metadata.BridgeServer]:
+    found = metadata.BridgeServer(server, "127.0.0.1")
+    thread = found.serve()
+    yield found
+    found.shutdown()
+    found.server_close()
+    thread.join()
+
+
+def call(bridged: metadata.BridgeServer, source: str, method: str, path: str, **headers: str) -> tuple[int, str]:
+    host, port = str(bridged.server_address[0]), int(bridged.server_address[1])
+    connection = http.client.HTTPConnection(host, port, timeout=5, source_address=(source, 0))
+    connection.request(method, path, headers={k.replace("_", "-"): v for k, v in headers.items()})
+    answer = connection.getresponse()
+    text = answer.read().decode()
+    connection.close()
+    return answer.status, text
+
+
+def test_on_a_bridge_an_instance_is_known_by_its_address(bridged: metadata.BridgeServer) -> None:
+    # Given two machines, each with an address of its own
+    tokens = {
+        source: call(bridged, source, "PUT", "/latest/api/token", X_aws_ec2_metadata_token_ttl_seconds="60")[1]
+        for source in ("127.0.0.2", "127.0.0.3")
+    }
+    # Then each sees itself, under the version it asks for
+    for source, instance in (("127.0.0.2", ONE), ("127.0.0.3", OTHER)):
+        for version in ("latest", "2021-03-23"):
+            path = f"/{version}/meta-data/instance-id"
+            assert call(bridged, source, "GET", path, X_aws_ec2_metadata_token=tokens[source]) == (200, instance)
+    # But not with the other's token, nor is a stranger anybody
+    path = "/latest/meta-data/instance-id"
+    assert call(bridged, "127.0.0.2", "GET", path, X_aws_ec2_metadata_token=tokens["127.0.0.3"])[0] == 401
+    assert call(bridged, "127.0.0.4", "GET", path)[0] == 404
+
+
+@pytest.mark.parametrize("path", [f"/admin/{ONE}/reboot", f"/admin/{ONE}/spot", f"/{ONE}/latest/api/token"])
+def test_a_machine_on_the_bridge_can_neither_reboot_nor_be_another(
+    bridged: metadata.BridgeServer, server: metadata.Server, path: str
+) -> None:
+    assert call(bridged, "127.0.0.3", "PUT", path, X_aws_ec2_metadata_token_ttl_seconds="60")[0] == 405
+    assert server.notices.get(ONE) is None
+
+
+def test_what_cloud_init_walks_through_is_there(bridged: metadata.BridgeServer) -> None:
+    header = {"X_aws_ec2_metadata_token_ttl_seconds": "60"}
+    token = {"X_aws_ec2_metadata_token": call(bridged, "127.0.0.2", "PUT", "/latest/api/token", **header)[1]}
+
+    def get(path: str) -> str:
+        status, text = call(bridged, "127.0.0.2", "GET", f"/2021-03-23/{path}", **token)
+        assert status == 200, path
+        return text
+
+    assert get("dynamic/instance-identity") == get("dynamic/instance-identity/") == "document"
+    mac = get("meta-data/mac")
+    assert mac == "02:00:0a:00:01:07"  # 10.0.1.7
+    assert get(f"meta-data/network/interfaces/macs/{mac}/local-ipv4s") == "10.0.1.7"
+    role = get("meta-data/iam/security-credentials/")
+    credentials = json.loads(get(f"meta-data/iam/security-credentials/{role}"))
+    assert {"AccessKeyId", "SecretAccessKey", "Token", "Expiration"} <= credentials.keys()
+    assert datetime.fromisoformat(credentials["Expiration"]) > datetime.now(UTC) + timedelta(hours=1)

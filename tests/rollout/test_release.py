@@ -9,43 +9,15 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine
 
 from runner.rollout import release as releases
 from runner.settings import SluiceError, UsageError
-from runner.state import rollouts
-from runner.storage import Storage
-
-PROJECT = """
-[build-system]
-requires = ["hatchling"]
-build-backend = "hatchling.build"
-[project]
-name = "sluice"
-version = "1.2.3"
-requires-python = ">=3.11"
-[tool.hatch.build.targets.wheel]
-packages = ["runner"]
-"""
+from tests.rollout import tiny
 
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    root = tmp_path / "tree"
-    for name, content in {
-        "pyproject.toml": PROJECT,
-        "requirements.lock": "boto3==1\n",
-        "runner/__init__.py": "",
-        "systemd/runner-agent.service": "[Unit]\n",
-        "ansible/site.yml": "[]\n",
-        "ansible/__pycache__/x.pyc": "no",
-        "scripts/bootstrap": "#!/bin/sh\n",
-        "scripts/other": "not in a release",
-    }.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text(content)
-    (root / "scripts/bootstrap").chmod(0o700)
-    return root
+    return tiny.tree(tmp_path / "tree")
 
 
 def test_a_release_holds_what_a_node_runs(tree: Path) -> None:
@@ -56,17 +28,19 @@ def test_a_release_holds_what_a_node_runs(tree: Path) -> None:
     assert sorted(members) == [
         "ansible/site.yml",
         "manifest.json",
-        "requirements.lock",
         "scripts/bootstrap",
+        "scripts/install",
         "systemd/runner-agent.service",
         "wheel/sluice-1.2.3-py3-none-any.whl",
     ]
-    assert members["scripts/bootstrap"].mode == 0o755 and members["requirements.lock"].mode == 0o644
+    assert members["scripts/bootstrap"].mode == 0o755 and members["ansible/site.yml"].mode == 0o644
     manifest = json.loads(content["manifest.json"])
     assert manifest["id"] == built.id == built.path.name.removesuffix(".tar.gz")
     assert manifest["label"] == "first"
     assert manifest["files"] == {n: hashlib.sha256(c).hexdigest() for n, c in content.items() if n != "manifest.json"}
-    assert json.loads(built.path.with_name(f"{built.id}.json").read_text()) == manifest
+    beside = json.loads(built.path.with_name(f"{built.id}.json").read_text())
+    archive, _ = beside.pop("archive"), beside.pop("git_commit")
+    assert beside == manifest and archive["sha256"] == hashlib.sha256(built.path.read_bytes()).hexdigest()
 
 
 def test_the_same_tree_elsewhere_and_later_gives_the_same_bytes(tree: Path, tmp_path: Path) -> None:
@@ -82,8 +56,10 @@ def test_the_same_tree_elsewhere_and_later_gives_the_same_bytes(tree: Path, tmp_
 def test_content_and_label_make_the_identity(tree: Path) -> None:
     first = releases.build(tree)
     assert releases.build(tree, "other").id != first.id
+    (tree / "systemd/runner-agent.service").chmod(0o755)
+    executable = releases.build(tree)
     (tree / "runner/__init__.py").write_text("x = 1\n")
-    assert releases.build(tree).id != first.id
+    assert len({first.id, executable.id, releases.build(tree).id}) == 3
 
 
 def test_what_is_no_source_tree_is_refused(tmp_path: Path, tree: Path) -> None:
@@ -92,22 +68,6 @@ def test_what_is_no_source_tree_is_refused(tmp_path: Path, tree: Path) -> None:
     (tree / "pyproject.toml").write_text("[project]\n")
     with pytest.raises(SluiceError, match="the wheel cannot be built"):
         releases.build(tree)
-
-
-def test_publishing_twice_uploads_once(tree: Path, tmp_path: Path, engine: Engine) -> None:
-    built, storage = releases.build(tree, "x"), Storage.open(f"file://{tmp_path}/artifacts")
-    with engine.begin() as c:
-        assert releases.publish(built, storage, c, "me")
-    written = (tmp_path / "artifacts" / releases.archive_key(built.id)).stat().st_mtime_ns
-    with engine.begin() as c:
-        assert not releases.publish(built, storage, c, "you")
-        (row,) = rollouts.releases(c)
-        assert rollouts.find_release(c, "newest").id == built.id
-        with pytest.raises(UsageError, match="no release 'abc'"):
-            rollouts.find_release(c, "abc")
-    assert (tmp_path / "artifacts" / releases.archive_key(built.id)).stat().st_mtime_ns == written
-    assert (row.id, row.label, row.created_by) == (built.id, "x", "me")
-    assert storage.get(releases.archive_key(built.id)) == built.path.read_bytes()
 
 
 def test_this_source_tree_builds(tmp_path: Path) -> None:

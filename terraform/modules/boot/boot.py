@@ -4,8 +4,14 @@
 Run once by cloud-init, as root, after /etc/sluice/node.env was written. It needs nothing but Python (3.9 or newer)
 and asks nobody but the metadata service and AWS. A machine that cannot come up says so, on its console and in its tag
 `Boot`, and gives itself back: the group's launch hook is answered with ABANDON, so it never takes work.
+
+Where node.env names keys (SLUICE_RELEASE_KEY: public keys of minisign) nothing of a release is unpacked unless one of
+them signed it. This file comes with the user data and not with a release: it can judge one.
+
+    boot install RELEASE     bring a further release to this machine: fetched, verified, unpacked and installed
 """
 
+import base64
 import datetime
 import hashlib
 import hmac
@@ -13,9 +19,11 @@ import io
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import tarfile
+import tempfile
 import time
 import urllib.error
 import urllib.parse
@@ -141,6 +149,31 @@ class Aws:
         self._call("autoscaling", "/", urllib.parse.urlencode(form).encode())
 
 
+def verify(release, archive, manifest, signature, keys):
+    """Raise BootError unless one of these keys signed this manifest, and it is this release's and this archive's."""
+    try:
+        raw = base64.b64decode(signature.decode().splitlines()[1], validate=True)
+        known = {k[2:10]: k[10:42] for k in (base64.b64decode(line) for line in re.split(r"[,\s]+", keys) if line)}
+    except (ValueError, IndexError):
+        raise BootError(f"release {release} is refused: no signature of minisign, or no key") from None
+    kind, key, mark = raw[:2], raw[2:10], raw[10:]
+    if kind != b"ED" or key not in known:
+        raise BootError(
+            f"release {release} is refused: signed with key {key[::-1].hex().upper()}, which is not trusted"
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        files = {"key": bytes.fromhex("302a300506032b6570032100") + known[key], "signature": mark}
+        files["digest"] = hashlib.blake2b(manifest).digest()
+        for name, content in files.items():
+            pathlib.Path(folder, name).write_bytes(content)
+        argv = "openssl pkeyutl -verify -pubin -keyform DER -inkey key -rawin -in digest -sigfile signature"
+        if subprocess.run(argv.split(), cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode:
+            raise BootError(f"release {release} is refused: its signature is not good")
+    told = json.loads(manifest)
+    if told["id"] != release or told["archive"]["sha256"] != hashlib.sha256(archive).hexdigest():
+        raise BootError(f"release {release} is refused: its archive is not the one that was signed")
+
+
 def unpack(archive, home):
     """Unpack a release, whole or not at all."""
     part = home.with_name(f".{home.name}.part")
@@ -173,17 +206,31 @@ def bootstrap(home):
         raise BootError(f"scripts/bootstrap: exit {run.returncode}: {last}")
 
 
-def boot(settings, metadata, aws):
-    release = patiently("the tag Release", lambda: metadata.get("tags/instance/Release"))
+def bring(release, settings, aws):
+    """Fetch a release, verify and unpack it, unless it is here. Returns its folder."""
     if not release.isalnum():
         raise BootError(f"the tag Release says {release!r}, which is no release id")
     home = RELEASES / release
-    if not (home / "manifest.json").exists():
-        parts = urllib.parse.urlsplit(settings["SLUICE_ARTIFACTS_URL"])
-        key = f"{parts.path.strip('/')}/releases/{release}.tar.gz".lstrip("/")
-        archive = patiently(f"release {release}", lambda: aws.fetch(parts.netloc, key))
-        say(f"release {release} fetched, {len(archive)} bytes")
-        unpack(archive, home)
+    if (home / "manifest.json").exists():
+        return home
+    parts = urllib.parse.urlsplit(settings["SLUICE_ARTIFACTS_URL"])
+    key = f"{parts.path.strip('/')}/releases/{release}".lstrip("/")
+    archive = patiently(f"release {release}", lambda: aws.fetch(parts.netloc, f"{key}.tar.gz"))
+    say(f"release {release} fetched, {len(archive)} bytes")
+    if settings.get("SLUICE_RELEASE_KEY"):
+        try:
+            manifest, signature = (aws.fetch(parts.netloc, f"{key}.json{end}") for end in ("", ".minisig"))
+        except OSError as e:  # they were put there before the archive
+            raise BootError(f"release {release} is refused: its signature is not there ({e})") from None
+        verify(release, archive, manifest, signature, settings["SLUICE_RELEASE_KEY"])
+        say(f"release {release} is signed by a trusted key")
+    unpack(archive, home)
+    return home
+
+
+def boot(settings, metadata, aws):
+    release = patiently("the tag Release", lambda: metadata.get("tags/instance/Release"))
+    home = bring(release, settings, aws)
     say(f"release {release} unpacked")
     bootstrap(home)
     say("up: the agent answers the launch hook once the service is ready")
@@ -215,6 +262,11 @@ def main():
     settings = read_settings(NODE_ENV.read_text())
     metadata = Metadata(os.environ.get("SLUICE_IMDS_URL", "http://169.254.169.254"))
     aws = Aws(settings["AWS_REGION"], metadata.credentials)
+    if sys.argv[1:2] == ["install"]:
+        try:
+            return subprocess.run([bring(sys.argv[2], settings, aws) / "scripts/install"]).returncode
+        except (BootError, OSError) as e:
+            sys.exit(f"error: {e}")
     try:
         boot(settings, metadata, aws)
     except Exception as e:

@@ -10,7 +10,8 @@ locals {
       {
         path        = "/opt/sluice/boot"
         permissions = "0755"
-        content     = file("${path.module}/boot.py")
+        encoding    = "gz+b64" # all user data together has 16 KiB
+        content     = base64gzip(file("${path.module}/boot.py"))
       },
     ]
     runcmd = [["/opt/sluice/boot"]]

@@ -130,14 +130,14 @@ resource "aws_iam_instance_profile" "this" {
 
 module "boot" {
   source = "../boot"
-  settings = {
+  settings = merge({
     AWS_REGION           = var.region
     SLUICE_ENV           = var.env
     SLUICE_ROLE          = "monitoring"
     SLUICE_ARTIFACTS_URL = "s3://${var.artifacts_bucket}"
     SLUICE_ALERTS_TOPIC  = var.topic_arn
     SLUICE_VOLUME        = "/dev/sdf"
-  }
+  }, length(var.release_keys) > 0 ? { SLUICE_RELEASE_KEY = join(",", var.release_keys) } : {})
 }
 
 resource "aws_instance" "this" {

@@ -89,6 +89,12 @@ variable "release" {
   type        = string
 }
 
+variable "release_keys" {
+  description = "Public keys (minisign): the host takes only releases that one of them signed. Empty: any."
+  type        = list(string)
+  default     = []
+}
+
 variable "permissions_boundary_arn" {
   description = "Policy that bounds the role; null for none."
   type        = string

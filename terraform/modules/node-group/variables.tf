@@ -140,6 +140,12 @@ variable "release" {
   type        = string
 }
 
+variable "release_keys" {
+  description = "Public keys (minisign): nodes take only releases that one of them signed. Empty: any."
+  type        = list(string)
+  default     = []
+}
+
 variable "boot_seconds" {
   description = "How long a node may take to boot and register before the group gives it up."
   type        = number
@@ -165,4 +171,16 @@ variable "target_group_arns" {
   description = "Load balancer target groups the nodes join."
   type        = list(string)
   default     = []
+}
+
+variable "scaling_tags" {
+  description = "Tags of the group, not of its instances, that tell the schedulers how to scale it; none: by hand."
+  type        = map(string)
+  default     = {}
+}
+
+variable "cloudwatch" {
+  description = "Whether these nodes publish heartbeat and backlog to CloudWatch: for schedulers."
+  type        = bool
+  default     = false
 }

@@ -77,8 +77,10 @@ module "schedulers" {
   instance_types        = var.schedulers.instance_types
   image_id              = var.image_id
   release               = var.release
+  release_keys          = var.release_keys
   boot_seconds          = var.boot_seconds
   drain_seconds         = 60
+  cloudwatch            = var.cloudwatch
 }
 
 module "web" {
@@ -98,6 +100,7 @@ module "web" {
   instance_types        = var.web.instance_types
   image_id              = var.image_id
   release               = var.release
+  release_keys          = var.release_keys
   boot_seconds          = var.boot_seconds
   drain_seconds         = 60
   target_group_arns     = module.load_balancer[*].target_group_arn

@@ -51,6 +51,17 @@ variable "release" {
   default     = "none"
 }
 
+variable "release_keys" {
+  description = "Public keys of releases (`deployctl release keygen`): nodes take only what one of them signed. Empty: any."
+  type        = list(string)
+  default     = []
+
+  validation {
+    condition     = alltrue([for key in var.release_keys : can(regex("^RW[0-9A-Za-z+/]{54}$", key))])
+    error_message = "release_keys: the second line of the .pub file, 56 characters beginning with RW."
+  }
+}
+
 variable "image_id" {
   description = "AMI; empty takes the newest Amazon Linux 2023, so a plan may change when Amazon releases one."
   type        = string
@@ -115,6 +126,12 @@ variable "certificate_arn" {
 
 variable "private_dns" {
   description = "Whether database, broker and web get names in sluice-<env>.internal, which only the VPC resolves."
+  type        = bool
+  default     = true
+}
+
+variable "cloudwatch" {
+  description = "Whether a scheduler publishes the heartbeat and the backlog per slot to CloudWatch, once a minute."
   type        = bool
   default     = true
 }

@@ -92,6 +92,7 @@ module "host" {
   volume_gb                = var.host.volume_gb
   image_id                 = var.image_id
   release                  = var.release
+  release_keys             = var.release_keys
   permissions_boundary_arn = var.permissions_boundary_arn
 }
 

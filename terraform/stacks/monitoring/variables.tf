@@ -45,6 +45,17 @@ variable "release" {
   default     = "none"
 }
 
+variable "release_keys" {
+  description = "Public keys of releases (`deployctl release keygen`): nodes take only what one of them signed. Empty: any."
+  type        = list(string)
+  default     = []
+
+  validation {
+    condition     = alltrue([for key in var.release_keys : can(regex("^RW[0-9A-Za-z+/]{54}$", key))])
+    error_message = "release_keys: the second line of the .pub file, 56 characters beginning with RW."
+  }
+}
+
 variable "image_id" {
   description = "AMI of the host; empty takes the newest Amazon Linux 2023 when it is made."
   type        = string

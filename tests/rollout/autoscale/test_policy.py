@@ -182,7 +182,12 @@ def test_short_tasks_share_a_slot_and_late_ones_get_more() -> None:
 def test_a_node_on_its_way_out_is_taken_back_before_another_is_asked_for() -> None:
     load = Load(
         ready=12,
-        nodes=[Node("i-0", "serves", 4), Node("i-1", "leaves"), Node("i-2", "leaves", over=True), Node("i-3", "away", 2)],
+        nodes=[
+            Node("i-0", "serves", 4),
+            Node("i-1", "leaves"),
+            Node("i-2", "leaves", over=True),
+            Node("i-3", "away", 2),
+        ],
         desired=4,
         room=9,
     )
@@ -224,8 +229,9 @@ def test_limits_that_are_none() -> None:
 
 
 def test_the_mean_of_what_waits_and_the_backlog_per_slot() -> None:
-    assert merge([], 60) is None
+    assert merge([], 60) is None and merge([(3, None)], 60) is None
     assert merge([(3, 10.0), (1, None)], 60) == 22.5
     assert merge([(1, 3600.0)], 60) == 60
-    assert backlog_per_slot(4, 4, 8) == 1.0
-    assert backlog_per_slot(0, 0, 0) == 0.0 and backlog_per_slot(1, 0, 0) > 1
+    assert backlog_per_slot(4, 4, 8, 4) == 1.0
+    assert backlog_per_slot(0, 0, 0, 4) == 0.0 and backlog_per_slot(1, 0, 0, 4) > 1
+    assert backlog_per_slot(20, 0, 0, 4) == 5.0
