@@ -23,6 +23,7 @@ from runner.rollout.facts import Group
 from runner.rollout.fleet import LiveFleet
 from runner.scheduler.leader import Leader
 from runner.settings import SluiceError
+from runner.settings import Settings
 from runner.state import nodes, queries, scaling
 from runner.state.queries import NodeRow, QueueRow
 
@@ -138,7 +139,7 @@ class Autoscaling(Leader):
 
     def _bury(self, pool: ScaledPool, group: Group, fleet: Sequence[NodeRow]) -> None:
         """Write off the nodes that we let go and whose machine is dead, where their agent could not say so."""
-        live = LiveFleet(self._engine, self._cloud, self._env, "worker", pool.name)
+        live = LiveFleet(self._engine, self._cloud, Settings(env=self._env), "worker", pool.name)
         for node in fleet:
             left = node.pool == pool.name and node.requested_by == BY and node.state in ("draining", "drained")
             if left and not node.live and group.find(node.instance_id) is None:

@@ -249,7 +249,7 @@ _BATCHES = """
 
 @scenario("roll-100", 14, takes=3600, seconds=14_400, default=False)
 def roll_100(f: Fleet) -> None:
-    """A measurement: 100 nodes (times --scale) rolled by tenths under tasks of 0.05 to 60 s; wall time and its bound."""
+    """A measurement: 100 nodes (times --scale) rolled by tenths under tasks of 0.05 to 60 s: wall time and bound."""
     nodes, tasks = max(2, round(100 * f.scale)), round(50_000 * f.scale)
     with cloud(f, nodes=nodes, maximum=nodes + max(1, nodes // 10)) as c:
         c.schedulers(2)
@@ -276,4 +276,4 @@ def roll_100(f: Fleet) -> None:
             flush=True,
         )
         if wall > 1.25 * bound:
-            f.problems.append(f"the roll took {wall:.0f} s, more than 1.25 × {bound:.0f} s")
+            f.problems.append(f"the roll took {wall:.0f} s, more than 1.25 times {bound:.0f} s")
