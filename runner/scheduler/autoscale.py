@@ -22,8 +22,7 @@ from runner.rollout.cloud import Cloud, group_name
 from runner.rollout.facts import Group
 from runner.rollout.fleet import LiveFleet
 from runner.scheduler.leader import Leader
-from runner.settings import SluiceError
-from runner.settings import Settings
+from runner.settings import Settings, SluiceError
 from runner.state import nodes, queries, scaling
 from runner.state.queries import NodeRow, QueueRow
 
