@@ -210,7 +210,7 @@ def _checked(c: Client, release: str, facts: Mapping[Target, Facts]) -> tuple[Re
     """The release, and the facts with what its migrations are to the schema.
 
     Raises UsageError for one that is not known, SluiceError for one that cannot be fetched, RefusedError for one that
-    nobody signed whom this environment trusts.
+    is not what was built and signed.
     """
     with c.engine.connect() as connection:
         chosen = rollouts.find_release(connection, release)

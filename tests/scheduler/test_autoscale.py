@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Engine, text
 
 from runner.authoring.spec import DagSpec, TaskSpec
 from runner.rollout.cloud import Cloud, group_name
-from runner.scheduler.autoscale import BY, Autoscaling
+from runner.scheduler.autoscale import BY, Autoscaling, load_of
 from runner.settings import Settings
 from runner.state import bundles, nodes, queries, rollouts, scaling, transitions
 from runner.state.db import connect
@@ -228,6 +228,24 @@ def test_a_node_that_has_just_taken_a_task_stays(fleet: Fleet) -> None:
     fleet.finish()
     with fleet.engine.begin() as c:
         assert scaling.drain_idle(c, node, reason="idle", by=BY, deadline_seconds=60)
+
+
+def test_an_instance_that_changes_its_release_in_place_is_one_node(fleet: Fleet) -> None:
+    # Given an instance whose new service is up while the old one finishes a task
+    fleet.group(size=1)
+    fleet.play()
+    fleet.start_tasks()
+    fleet.work()
+    (instance,) = (i.instance_id for i in fleet.cloud.group(GROUP).instances)
+    with fleet.engine.begin() as c:
+        nodes.cordon(c, instance, reason="roll", by="me", deadline_seconds=60)
+        info = nodes.NodeInfo("second", "worker", "default", "r2", "boot", 4, ("default",), instance_id=instance)
+        nodes.register(c, info)
+        rows = queries.fleet(c, role="worker")
+    # Then it is one node that serves and that is busy, whichever of the two registered first
+    for given in (rows, rows[::-1]):
+        load = load_of(fleet.cloud.group(GROUP), [], given, rolling=False)
+        assert [(n.state, n.running) for n in load.nodes] == [("serves", 4)]
 
 
 def test_pools_that_are_not_ours_and_tags_that_make_no_sense(fleet: Fleet, capsys: pytest.CaptureFixture[str]) -> None:
