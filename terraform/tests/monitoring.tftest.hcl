@@ -205,11 +205,12 @@ run "monitoring_host_refuses_what_is_wrong" {
   }
 
   variables {
-    scrape    = { web = [22] }
-    volume_gb = 1
+    scrape       = { web = [22] }
+    volume_gb    = 1
+    release_keys = ["RW"]
   }
 
-  expect_failures = [var.scrape, var.volume_gb]
+  expect_failures = [var.scrape, var.volume_gb, var.release_keys]
 }
 
 run "lifecycle_events_refuses_what_is_wrong" {

@@ -206,9 +206,10 @@ run "node_group_refuses_what_is_wrong" {
     instance_types = ["m7i.large", "m7i.large"]
     spot_percent   = 101
     drain_seconds  = 144001
+    release_keys   = ["untrusted comment: minisign public key"]
   }
 
-  expect_failures = [var.role, var.max_size, var.instance_types, var.spot_percent, var.drain_seconds]
+  expect_failures = [var.role, var.max_size, var.instance_types, var.spot_percent, var.drain_seconds, var.release_keys]
 }
 
 run "boot_refuses_what_is_wrong" {

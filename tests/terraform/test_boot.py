@@ -75,10 +75,11 @@ class Aws:
         self.asked.append(args)
 
 
-def release(script: str) -> bytes:
+def release(script: str, install: str = "") -> bytes:
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w:gz") as tar:
-        for name, text, mode in (("manifest.json", "{}", 0o644), ("scripts/bootstrap", script, 0o755)):
+        scripts = (("scripts/bootstrap", script, 0o755), ("scripts/install", install, 0o755))
+        for name, text, mode in (("manifest.json", "{}", 0o644), *scripts):
             info = tarfile.TarInfo(name)
             info.size, info.mode = len(text), mode
             tar.addfile(info, io.BytesIO(text.encode()))
@@ -164,8 +165,10 @@ KEY, OTHER = SecretKey.generate(), SecretKey.generate()
 class Signed(Aws):
     """A release in the artifacts, with a manifest that `key` signed; `lost` and `changed` objects by their ending."""
 
-    def __init__(self, key: SecretKey = KEY, lost: str = "-", changed: str = "-", **told: Any) -> None:
-        super().__init__(release("#!/bin/sh\n"))
+    def __init__(
+        self, key: SecretKey = KEY, lost: str = "-", changed: str = "-", install: str = "", **told: Any
+    ) -> None:
+        super().__init__(release("#!/bin/sh\n", install))
         facts = {"id": "abc123", "archive": {"sha256": hashlib.sha256(self.archive).hexdigest()}, **told}
         self.objects = {".tar.gz": self.archive, ".json": json.dumps(facts).encode()}
         self.objects[".json.minisig"] = sign(self.objects[".json"], key, "sluice release abc123").encode()
@@ -213,6 +216,17 @@ def test_nothing_of_a_release_is_unpacked_that_nobody_answers_for(
     assert run(boot, monkeypatch, Metadata(), aws) == 1
     assert aws.asked[-2] == ("tag", "i-1", "Boot", f"failed: release abc123 is refused: {reason}")
     assert not (tmp_path / "releases").exists()
+
+
+@pytest.mark.usefixtures("trust")
+def test_a_release_alone_is_brought_and_installed(
+    boot: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("sys.argv", ["boot", "install", "abc123"])
+    with pytest.raises(SystemExit, match="error: release abc123 is refused: its signature is not good"):
+        run(boot, monkeypatch, Metadata(), Signed(changed=".json"))
+    assert run(boot, monkeypatch, Metadata(), Signed(install=f"#!/bin/sh\ntouch {tmp_path}/installed; exit 3\n")) == 3
+    assert (tmp_path / "installed").exists()
 
 
 def test_an_instance_is_given_back_also_where_nobody_can_be_told(

@@ -39,6 +39,11 @@ REFUSALS: list[tuple[str, dict[str, Any], str]] = [
     ("modules/flow-logs", {"retention_days": 31}, "retention_days is 31; CloudWatch takes 1, 3, 5, 7,"),
     ("modules/boot", {"settings": {"A": "b\nC=d"}}, "settings: a value has a line break; one line each: A."),
     ("modules/node-group", {"role": "database"}, 'role is "database"; it must be scheduler, web or worker.'),
+    (
+        "modules/node-group",
+        {"release_keys": ["RWQ"]},
+        "release_keys names RWQ; a key is the second line of its .pub file",
+    ),
     ("modules/node-group", {"min_size": 1.5}, "min_size is 1.5; it must be a whole number from 0 up."),
     ("modules/node-group", {"instance_types": ["a", "a"]}, "must name at least one type, and none twice: a, a."),
     ("modules/node-group", {"spot_percent": 101}, "spot_percent is 101; it must be between 0 and 100."),

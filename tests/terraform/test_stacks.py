@@ -65,6 +65,7 @@ def test_instances_wait_for_their_launch_hook_with_release_and_settings(terrafor
         "SLUICE_ARTIFACTS_URL": "s3://sluice-local-artifacts-123456789012",
         "SLUICE_STORAGE_URL": "s3://sluice-local-storage-123456789012",
         "SLUICE_DRAIN_SECONDS": "120",
+        "SLUICE_GROUP": DEFAULT,
     }
 
 

@@ -33,6 +33,17 @@ variable "node_security_group_ids" {
   type        = map(string)
 }
 
+variable "release_keys" {
+  description = "Public keys (minisign): the host takes only releases that one of them signed. Empty: any."
+  type        = list(string)
+  default     = []
+
+  validation {
+    condition     = alltrue([for key in var.release_keys : can(regex("^RW[0-9A-Za-z+/]{54}$", key))])
+    error_message = "release_keys names ${join(", ", [for key in var.release_keys : key if !can(regex("^RW[0-9A-Za-z+/]{54}$", key))])}; a key is the second line of its .pub file, 56 characters that begin with RW."
+  }
+}
+
 variable "scrape" {
   description = "Ports with figures by role of node."
   type        = map(list(number))
@@ -87,12 +98,6 @@ variable "image_id" {
 variable "release" {
   description = "Release the host boots with."
   type        = string
-}
-
-variable "release_keys" {
-  description = "Public keys (minisign): the host takes only releases that one of them signed. Empty: any."
-  type        = list(string)
-  default     = []
 }
 
 variable "permissions_boundary_arn" {

@@ -144,6 +144,11 @@ variable "release_keys" {
   description = "Public keys (minisign): nodes take only releases that one of them signed. Empty: any."
   type        = list(string)
   default     = []
+
+  validation {
+    condition     = alltrue([for key in var.release_keys : can(regex("^RW[0-9A-Za-z+/]{54}$", key))])
+    error_message = "release_keys names ${join(", ", [for key in var.release_keys : key if !can(regex("^RW[0-9A-Za-z+/]{54}$", key))])}; a key is the second line of its .pub file, 56 characters that begin with RW."
+  }
 }
 
 variable "boot_seconds" {
