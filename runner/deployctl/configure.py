@@ -6,6 +6,7 @@ Safe at any hour: what runs is not restarted for it, and what is as it should be
 from __future__ import annotations
 
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,8 @@ from runner.deployctl import environment, output
 from runner.deployctl.configure_view import Display, Host, Tally
 from runner.deployctl.environment import Environment
 from runner.settings import SluiceError, UsageError
+
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class _Stopped(SluiceError):
@@ -34,7 +37,7 @@ def configure(
     check: bool = typer.Option(False, "--check", help="Change nothing, and show what would change."),
     tag: list[str] = typer.Option([], "--tag", help="Only these plays: base, worker, scheduler, web, monitoring."),
     variable: list[str] = typer.Option(
-        [], "--var", metavar="NAME=VALUE", help="A variable of a role; may be repeated."
+        [], "--var", metavar="NAME=VALUE", help="A variable of a role, its value as YAML has it."
     ),
     forks: int = typer.Option(20, "--forks", min=1, help="Hosts to work on at once."),
     as_json: bool = typer.Option(False, "--json", help="Print the result as JSON."),
@@ -77,7 +80,7 @@ def play(
     limit: str = "",
     check: bool = False,
     tags: Sequence[str] = (),
-    variables: Mapping[str, str] | None = None,
+    variables: Mapping[str, Any] | None = None,
     forks: int = 20,
 ) -> tuple[str, str]:
     """Run site.yml over an inventory. Returns how it ended (successful, failed, canceled, …) and its last words."""
@@ -96,7 +99,6 @@ def play(
                 **environ,
                 "PATH": f"{programs}{os.pathsep}{environ.get('PATH', os.defpath)}",
                 "ANSIBLE_CONFIG": str(tree / "ansible.cfg"),
-                "ANSIBLE_FORCE_COLOR": "false",  # ansible-runner asks for colours, and the last words are shown
                 "ANSIBLE_INVENTORY_ANY_UNPARSED_IS_FAILED": "true",
             },
             extravars=dict(variables or {}),
@@ -109,7 +111,7 @@ def play(
             event_handler=display.event,
         )
         with done.stdout as words:
-            return str(done.status), words.read()
+            return str(done.status), _COLOUR.sub("", words.read())
 
 
 def _judge(hosts: Sequence[Host], status: str, said: str, env: str, limit: str) -> None:
@@ -151,4 +153,9 @@ def _pair(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not equals or not name.isidentifier():
         raise UsageError(f"--var {text}: it must be NAME=VALUE", "the roles' defaults/main.yml list the names")
-    return name, value
+    import yaml
+
+    try:
+        return name, yaml.safe_load(value)  # false is no text: a role would take that for true
+    except yaml.YAMLError:
+        raise UsageError(f"--var {text}: its value is no YAML", "quote it: --var 'NAME=\"…\"'") from None

@@ -226,3 +226,13 @@ def test_the_key_of_secrets_goes_from_aws_into_its_file_and_nowhere_else(aws_end
     # One that is not there is named
     code, said = fetch("write", arn + "x")
     assert code == 1 and said.startswith(f"the secret {arn}x cannot be read: ")
+
+
+def test_alerts_and_dashboards_ask_for_figures_that_are_there() -> None:
+    # Given what we say, by our own word for it
+    said = set(re.findall(r'"(sluice_\w+)"', (ROOT / "runner/telemetry/metrics.py").read_text()))
+    assert len(said) > 8
+    # Then nothing is asked for that nobody says
+    for path in ("roles/prometheus/templates/rules.yml.j2", "roles/grafana/files/dashboards/fleet.json"):
+        asked = set(re.findall(r"\bsluice_(?!sluice)\w+", (ANSIBLE / path).read_text()))
+        assert asked and asked <= said, path

@@ -68,7 +68,7 @@ def test_every_host_is_in_the_table_with_what_became_of_it(
         (tree / name).write_text("new\n")
     (tree / "differs").write_text("old\n")
     # When it is asked what would change
-    assert run(["configure", "--env", "local", "--check", "--limit", "well,differs"]) == 0
+    assert run(["configure", "--env", "local", "--check", "--limit", "well,differs", "--var", "bad=false"]) == 0
     # Then it says so, with the difference, and changes nothing
     said = capsys.readouterr()
     assert "differs  would change" in said.out and "well     unchanged" in said.out

@@ -102,6 +102,8 @@ REFUSALS: list[tuple[str, dict[str, Any], str]] = [
     ("stacks/workers", {"pools": {"Default": {}}}, 'a letter first; not "Default".'),
     ("stacks/workers", {"workers": {"default": -1}}, "workers must be whole numbers from 0 up: default = -1."),
     ("stacks/workers", {"surge": 0}, "surge is 0; a rollout needs room for at least 1."),
+    ("stacks/control", {"secret_key_arn": "x"}, 'secret_key_arn is "x"; it must be the ARN of a secret'),
+    ("stacks/workers", {"secret_key_arn": "x"}, 'secret_key_arn is "x"; it must be the ARN of a secret'),
     ("stacks/workers", {"secret_arns": ["x"]}, "secret_arns: each is the ARN of one secret: x."),
     ("stacks/monitoring", {"alert_emails": ["ops"]}, 'alert_emails: not an address: "ops".'),
 ]

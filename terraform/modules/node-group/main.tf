@@ -45,6 +45,7 @@ module "boot" {
   settings = merge(
     local.node_env,
     length(var.release_keys) > 0 ? { SLUICE_RELEASE_KEY = join(",", var.release_keys) } : {},
+    var.secret_key_arn != "" ? { SLUICE_SECRET_KEY_SECRET = var.secret_key_arn } : {},
     var.cloudwatch ? { SLUICE_CLOUDWATCH = "true" } : {},
   )
 }

@@ -140,6 +140,12 @@ variable "release" {
   type        = string
 }
 
+variable "secret_key_arn" {
+  description = "Secret with the keys of stored secrets, which the node fetches itself; empty for none."
+  type        = string
+  default     = ""
+}
+
 variable "release_keys" {
   description = "Public keys (minisign): nodes take only releases that one of them signed. Empty: any."
   type        = list(string)

@@ -2,7 +2,7 @@
 
 locals {
   name        = "sluice-${var.env}"
-  secret_arns = compact([local.engines.database_secret_arn, local.engines.broker_secret_arn])
+  secret_arns = compact([local.engines.database_secret_arn, local.engines.broker_secret_arn, var.secret_key_arn])
 }
 
 module "scheduler_role" {
@@ -78,6 +78,7 @@ module "schedulers" {
   image_id              = var.image_id
   release               = var.release
   release_keys          = var.release_keys
+  secret_key_arn        = var.secret_key_arn
   boot_seconds          = var.boot_seconds
   drain_seconds         = 60
   cloudwatch            = var.cloudwatch
@@ -101,6 +102,7 @@ module "web" {
   image_id              = var.image_id
   release               = var.release
   release_keys          = var.release_keys
+  secret_key_arn        = var.secret_key_arn
   boot_seconds          = var.boot_seconds
   drain_seconds         = 60
   target_group_arns     = module.load_balancer[*].target_group_arn

@@ -51,6 +51,17 @@ variable "release" {
   default     = "none"
 }
 
+variable "secret_key_arn" {
+  description = "Secret with the Fernet keys of stored secrets, by commas (`runner objects key` makes one); empty for none."
+  type        = string
+  default     = ""
+
+  validation {
+    condition     = var.secret_key_arn == "" || can(regex("^arn:[^:]+:secretsmanager:", var.secret_key_arn))
+    error_message = "secret_key_arn is \"${var.secret_key_arn}\"; it must be the ARN of a secret in Secrets Manager."
+  }
+}
+
 variable "release_keys" {
   description = "Public keys of releases (`deployctl release keygen`): nodes take only what one of them signed. Empty: any."
   type        = list(string)

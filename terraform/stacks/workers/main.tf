@@ -24,7 +24,7 @@ module "role" {
   account_id  = var.account_id
   own_groups  = "sluice-${var.env}-worker-*"
   buckets     = local.buckets
-  secret_arns = concat(compact([local.engines.database_secret_arn, local.engines.broker_secret_arn]), var.secret_arns)
+  secret_arns = concat(compact([local.engines.database_secret_arn, local.engines.broker_secret_arn, var.secret_key_arn]), var.secret_arns)
   kms_key_arn = local.kms_key_arn
 
   permissions_boundary_arn = var.permissions_boundary_arn
@@ -60,6 +60,7 @@ module "pool" {
   volume_gb             = each.value.volume_gb
   release               = var.release
   release_keys          = var.release_keys
+  secret_key_arn        = var.secret_key_arn
   boot_seconds          = var.boot_seconds
   drain_seconds         = each.value.drain_seconds
 }

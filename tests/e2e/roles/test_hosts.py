@@ -10,6 +10,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,7 +37,11 @@ while True:
     tell("WATCHDOG=1")
     signal.sigtimedwait([signal.SIGUSR1], 5)
 """
-VARIABLES = {"grafana_wanted": "false", "prometheus_discovery": "file", "prometheus_scrape_interval": "1s"}
+VARIABLES: dict[str, Any] = {
+    "grafana_wanted": False,
+    "prometheus_discovery": "file",
+    "prometheus_scrape_interval": "1s",
+}
 
 
 class Fleet:
@@ -68,7 +73,7 @@ class Fleet:
             time.sleep(1)
 
     def configure(
-        self, *, check: bool = False, limit: str = "", more: Mapping[str, str] | None = None
+        self, *, check: bool = False, limit: str = "", more: Mapping[str, Any] | None = None
     ) -> dict[str, Host]:
         """Run the site over the hosts, as an operator does. Hosts by role."""
         tally = Tally()
