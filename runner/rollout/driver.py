@@ -21,8 +21,9 @@ from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from runner.rollout.cloud import Cloud
 from runner.rollout.fleet import LiveFleet
 from runner.rollout.plan import Step, Wish, plan
+from runner.rollout.protocol import Fleet
 from runner.rollout.retreat import passed_batches, way_back
-from runner.rollout.steps import ACTIONS, GATES, Context, Done, Failed, Fleet, Outcome, Waiting, remember
+from runner.rollout.steps import ACTIONS, GATES, Context, Done, Failed, Outcome, Waiting, remember
 from runner.settings import Settings, SluiceError
 from runner.state import rollouts
 from runner.state.views import RolloutRow, StepRow

@@ -8,11 +8,11 @@ from collections.abc import Callable, Collection
 
 from sqlalchemy import Connection, Engine, text
 
-from runner.rollout import schema
+from runner.rollout import published, schema
 from runner.rollout.cloud import Cloud, group_name
 from runner.rollout.facts import Facts, Group, NodeFact
 from runner.rollout.gate import RunState, Tally
-from runner.rollout.release import archive_key
+from runner.rollout.sign import trusted
 from runner.settings import Settings, SluiceError
 from runner.state import nodes, orders, queries, transitions
 from runner.storage import Storage
@@ -163,7 +163,8 @@ class LiveFleet:
         """Run what the release brings of this phase."""
         self.guard()
         storage = Storage.open(self.settings.artifacts_url, region=self.settings.region)
-        schema.upgrade(storage.get(archive_key(release)), self.engine, phase)
+        archive = published.fetch(storage, release, trusted(self.settings.release_key))
+        schema.upgrade(archive, self.engine, phase)
 
     def others(self, release: str) -> list[str]:
         """Nodes of any role that run another release."""

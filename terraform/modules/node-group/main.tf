@@ -41,7 +41,7 @@ locals {
 }
 
 module "boot" {
-  source   = "../boot"
+  source = "../boot"
   settings = merge(
     local.node_env,
     length(var.release_keys) > 0 ? { SLUICE_RELEASE_KEY = join(",", var.release_keys) } : {},

@@ -14,7 +14,7 @@ import pytest
 from .machines import Group, Shop, until
 
 Run = Callable[..., tuple[int, str, str]]
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 
 def test_a_roll_under_load_loses_nothing_and_does_nothing_twice(shop: Shop, deployctl: Run) -> None:
@@ -67,14 +67,12 @@ def test_a_failure_on_one_host_names_it_and_is_gone_on_with(shop: Shop, deployct
 
 def test_a_host_that_is_not_idle_in_time_takes_tasks_again(shop: Shop, deployctl: Run) -> None:
     # Given tasks on all slots that last longer than the deadline
-    for _ in range(8):
-        shop.send(25.0)
-    until(lambda: len(shop.lines("start")) == 8)
+    shop.hold(8)
     shop.describe(drain_deadline="2s", on_deadline="abort")
     # When the fleet is rolled
     code, out, err = deployctl("roll", "--fleet", shop.file, "--release", "2", "--yes")
     # Then it stops there, and nobody was stopped
-    assert code == 1 and "not idle within 2 s" in err and "tasks left" in err
+    assert code == 1 and "not idle within 2 s" in err and "left" in err
     assert "not begun" in out
     until(lambda: len(shop.consuming()) == 4)
     assert shop.machines[0].version.read_text() == "1"
@@ -83,7 +81,9 @@ def test_a_host_that_is_not_idle_in_time_takes_tasks_again(shop: Shop, deployctl
     command = [sys.executable, "-m", "runner.deployctl.main", "roll", "--fleet", str(shop.file), "--yes"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
+        said = ""
         for line in process.stderr:
+            said += line
             if "tasks left" in line:
                 process.send_signal(signal.SIGINT)
     # Then it calls its drain off, and says how to go on
@@ -93,6 +93,7 @@ def test_a_host_that_is_not_idle_in_time_takes_tasks_again(shop: Shop, deployctl
     # And a roll that was only begun can be taken back
     code, out, _ = deployctl("roll", "--fleet", shop.file, "--abort")
     assert code == 0 and not shop.state.exists()
+    shop.let_go()
     shop.check()
 
 
@@ -126,6 +127,7 @@ def test_a_roll_that_was_killed_at_any_step_goes_on(shop: Shop) -> None:
                     return
             raise AssertionError(said)
 
+    shop.describe(batch="100%")
     with shop.load():
         until(lambda: shop.lines("end"))
         # Given a roll whose terminal was killed in each of these steps
