@@ -174,7 +174,7 @@ def reason(limits: Limits, load: Load, decision: Decision) -> str:
     want, target = decision.needed, decision.target
     waits = f", the oldest for {load.oldest_wait_seconds:.1f} s" if load.ready else ""
     known = f", {load.task_seconds:.3g} s each" if load.ready and load.task_seconds is not None else ""
-    held = f"; {target} were needed within {limits.cooldown_seconds:g} s" if target > want else ""
+    held = f"; the most within {limits.cooldown_seconds:g} s was {target}" if target > want else ""
     return (
         f"{load.ready} ready{waits}{known}, {load.queued} queued, {load.running} running: "
         f"{needed(limits, load)} nodes of {limits.slots} slots, {limits.minimum} to {limits.maximum} allowed{held}"
