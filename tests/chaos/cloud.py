@@ -44,7 +44,7 @@ HOOK_SECONDS = 30  # the least there is; an agent that says nothing for two thir
 CLOCK_RATE = "1.5"
 SILENT_SECONDS = 0.5  # a driver of these scenarios that was silent for so long is replaced
 # What no worker needs; compiling it on every machine takes time.
-_LEFT_OUT = ("runner/web/static/", "runner/localcloud/aws/", "runner/examples/")
+_LEFT_OUT = ("runner/localcloud/aws/", "runner/examples/")
 
 
 class Cloud:
