@@ -115,9 +115,10 @@ class Cloud:
         for started in [self.f.spawn("scheduler", f"s{i + 1}", **env) for i in range(n)]:
             self.f.registered(started)
 
-    def pool(self, release: str, role: str = "worker") -> None:
+    def pool(self, release: str, role: str = "worker", nodes: int = 0) -> None:
         """The group of a role, and its first nodes ready."""
         low, high = self._bounds
+        low = nodes or low
         name = group_name("local", role, POOL)
         variables = {
             "SLUICE_ROLE": role,
