@@ -110,7 +110,8 @@ def _give_way(view: View) -> list[Act]:
     if view.role == "worker":
         if view.successor:
             return [Act.CORDON]
-        return [Act.START] if view.node and not view.alive else []
+        acts = [Act.START] if view.node and not view.alive else []
+        return acts if view.installed else [*acts, Act.INSTALL]
     if not view.installed:
         return [Act.INSTALL]
     return [Act.STOP] if view.alive else [Act.SWITCH]

@@ -209,8 +209,8 @@ def _create(connection: Connection, wishes: Mapping[Target, Wish], plans: Mappin
 def _checked(c: Client, release: str, facts: Mapping[Target, Facts]) -> tuple[ReleaseView, dict[Target, Facts]]:
     """The release, and the facts with what its migrations are to the schema.
 
-    Raises UsageError for one that is not known, SluiceError for one that cannot be fetched, UnverifiedError for one
-    that is not what was built and signed.
+    Raises UsageError for one that is not known, SluiceError for one that cannot be fetched, RefusedError for one that
+    is not what was built and signed.
     """
     with c.engine.connect() as connection:
         chosen = rollouts.find_release(connection, release)

@@ -58,7 +58,8 @@ class Engine:
     def remove(self, *names: str) -> None:
         """KILL containers and remove them with their volumes; those that are not there are no error."""
         if names:
-            self.run("rm", "--force", "--volumes", *names, check=False)
+            at_once = ["--time", "0"] if self.name == "podman" else []  # Docker's rm does not wait
+            self.run("rm", "--force", *at_once, "--volumes", *names, check=False)
 
 
 @dataclass(frozen=True)

@@ -127,7 +127,8 @@ class Postgres:
         part.mkdir(mode=0o700)
         if user is not None:
             os.chown(part, *user)
-        argv = [str(_postgres_bin() / "initdb"), "-D", str(part), "-U", "postgres", "--auth=trust"]
+        argv = [str(_postgres_bin() / "initdb"), "-D", str(part), "-U", "postgres", "--auth-local=trust"]
+        argv += ["--auth-host=scram-sha-256" if self.password else "--auth-host=trust"]
         argv += ["--encoding=UTF8", "--locale=C", "--no-instructions"]
         argv += ["--no-sync"] if self.fast else []
         secret = self.directory / "password.part"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -47,12 +48,11 @@ class _Known:
 class Autoscaling(Leader):
     """Scales the pools of one environment whose group has the tag Scaling = sluice, while it leads."""
 
-    def __init__(self, engine: Engine, cloud: Callable[[], Cloud], *, env: str, drain_seconds: float = 3600.0) -> None:
+    def __init__(self, engine: Engine, cloud: Callable[[], Cloud], settings: Settings) -> None:
         super().__init__(engine, "autoscale", LOOK_SECONDS)
         self._make_cloud = cloud
-        self._env = env
-        self._prefix = group_name(env, "worker", "")
-        self._drain_seconds = drain_seconds
+        self._settings = settings
+        self._prefix = group_name(settings.env, "worker", "")
         self._groups: list[Group] = []
         self._groups_at = float("-inf")
         self._known: dict[str, _Known] = {}
@@ -110,35 +110,41 @@ class Autoscaling(Leader):
     ) -> list[str]:
         """Carry a decision out; what was done, in words."""
         done = []
-        by_instance = {n.instance_id: n.node_id for n in fleet}
+        by_instance = {i: n.node_id for i, n in _by_instance(fleet).items()}
         if decision.take_back:
             with self._engine.begin() as connection:
                 back = [i for i in decision.take_back if nodes.uncordon(connection, by_instance[i], by=BY)]
-            done += [f"{', '.join(back)} taken back"] if back else []
+            done += [f"{_names(back)} taken back"] if back else []
         desired = group.desired
         if decision.desired is not None:
             self._cloud.set_desired(pool.group, decision.desired)
             done.append(f"desired capacity {group.desired} → {decision.desired}")
             desired = decision.desired
+        closed = []
         for instance in decision.drain:
             why = f"idle, {load.size} nodes and {decision.target} needed"
             with self._engine.begin() as connection:
                 if scaling.drain_idle(
-                    connection, by_instance[instance], reason=why, by=BY, deadline_seconds=self._drain_seconds
+                    connection,
+                    by_instance[instance],
+                    reason=why,
+                    by=BY,
+                    deadline_seconds=float(self._settings.drain_seconds),
                 ):
-                    done.append(f"{instance} drained")
+                    closed.append(instance)
+        done += [f"{_names(closed)} drained"] if closed else []
         for instance in decision.terminate:
             # At the minimum the group replaces it: AWS would refuse to take the capacity away.
             self._cloud.terminate(instance, decrement=desired > group.minimum)
             desired -= desired > group.minimum
-            done.append(f"{instance} terminated")
+        done += [f"{_names(decision.terminate)} terminated"] if decision.terminate else []
         if decision.acts:
             self._groups_at = float("-inf")
         return done
 
     def _bury(self, pool: ScaledPool, group: Group, fleet: Sequence[NodeRow]) -> None:
         """Write off the nodes that we let go and whose machine is dead, where their agent could not say so."""
-        live = LiveFleet(self._engine, self._cloud, Settings(env=self._env), "worker", pool.name)
+        live = LiveFleet(self._engine, self._cloud, self._settings, "worker", pool.name)
         for node in fleet:
             left = node.pool == pool.name and node.requested_by == BY and node.state in ("draining", "drained")
             if left and not node.live and group.find(node.instance_id) is None:
@@ -198,6 +204,11 @@ class Autoscaling(Leader):
         return found
 
 
+def _names(instances: Sequence[str]) -> str:
+    more = len(instances) - 3
+    return f"{', '.join(instances[:3])} and {more} more" if more > 0 else ", ".join(instances)
+
+
 def load_of(group: Group, queues: Sequence[QueueRow], fleet: Sequence[NodeRow], *, rolling: bool) -> Load:
     """What the policy is to see of a pool: its group, its queues and its nodes. Pure."""
     return Load(
@@ -210,23 +221,35 @@ def load_of(group: Group, queues: Sequence[QueueRow], fleet: Sequence[NodeRow], 
 
 
 def _of_group(group: Group, fleet: Sequence[NodeRow], pool: str) -> dict[str, Any]:
-    rows = {n.instance_id: n for n in fleet if not pool or n.pool == pool}
+    own = [n for n in fleet if not pool or n.pool == pool]
+    rows, running = _by_instance(own), Counter[str]()
+    for n in own:
+        running[n.instance_id] += n.running
     members = [i.instance_id for i in group.instances if not i.leaving]
     members.sort(key=lambda i: (rows[i].registered_at.timestamp() if i in rows else float("inf"), i))
     return {
-        "nodes": tuple(_node(i, rows.get(i)) for i in members),
+        "nodes": tuple(_node(i, rows.get(i), running[i]) for i in members),
         "desired": group.desired,
         "room": group.maximum,
     }
 
 
-def _node(instance_id: str, row: NodeRow | None) -> Node:
+def _by_instance(fleet: Sequence[NodeRow]) -> dict[str, NodeRow]:
+    """The node that each instance is. While it changes its release in place it has two: the one that serves counts."""
+    found: dict[str, NodeRow] = {}
+    for row in fleet:  # oldest first
+        if row.state == "ready" or row.instance_id not in found or found[row.instance_id].state != "ready":
+            found[row.instance_id] = row
+    return found
+
+
+def _node(instance_id: str, row: NodeRow | None, running: int) -> Node:
     if row is None or row.state == "booting":
-        return Node(instance_id, "boots")
+        return Node(instance_id, "boots", running)
     if row.state == "ready":
-        return Node(instance_id, "serves", row.running)
+        return Node(instance_id, "serves", running)
     if row.requested_by != BY:
-        return Node(instance_id, "away", row.running)
+        return Node(instance_id, "away", running)
     # A node that is not heard and runs nothing need not be waited for.
-    over = not row.running and (row.state in ("drained", "gone") or not row.live)
-    return Node(instance_id, "leaves", row.running, over)
+    over = not running and (row.state in ("drained", "gone") or not row.live)
+    return Node(instance_id, "leaves", running, over)

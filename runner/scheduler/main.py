@@ -230,9 +230,7 @@ def _leaders(engine: Engine, settings: Settings) -> list[Leader]:
     """The duties that deal with the cloud; none outside of one."""
     if not settings.instance_id:
         return []
-    scaling = Autoscaling(
-        engine, lambda: Cloud(settings.region), env=settings.env, drain_seconds=float(settings.drain_seconds)
-    )
+    scaling = Autoscaling(engine, lambda: Cloud(settings.region), settings)
     return [scaling, *([Figures(engine, settings)] if settings.cloudwatch else [])]
 
 

@@ -52,6 +52,7 @@ UP: dict[str, Any] = {"role": "worker", "node": "ready", "alive": True, "ready":
         # changing to another release in place: the old service
         ({"superseded": True}, []),
         ({"superseded": True, "alive": False}, [Act.START]),
+        ({"superseded": True, "alive": False, "installed": False}, [Act.START, Act.INSTALL]),
         ({"superseded": True, "node": "", "alive": False}, []),
         ({"superseded": True, "successor": True}, [Act.CORDON]),
         ({"superseded": True, "node": "drained", "alive": False}, [Act.RELIEVED]),

@@ -45,6 +45,7 @@ NODE = NodeRow(
     registered_at=NOW,
     changed_at=NOW,
     changed_seconds=1.0,
+    after_drain="",
 )
 Run = Callable[..., tuple[int, str, str]]
 

@@ -90,15 +90,18 @@ def engine(cloud: LocalCloud) -> Iterator[Engine]:
     cloud.start_machines()
     cloud.bootstrap()
     built = cloud.first_release()
-    applied = cloud.apply("network", "data")
-    cloud.publish(built)
-    applied += cloud.apply("control")
-    applied += cloud.apply("workers", pools=POOLS)
-    print(applied)
-    cloud.wait_for_nodes(seconds=300)
-    found = db.connect(cloud.state.database_url)
-    yield found
-    found.dispose()
+    cloud.apply("network")
+    data = cloud.apply_in_background("data")  # its database takes its time, and nothing here needs it
+    try:
+        cloud.publish(built, wait_seconds=300)
+        cloud.apply("control")
+        cloud.apply("workers", pools=POOLS)
+        cloud.wait_for_nodes(seconds=300)
+        found = db.connect(cloud.state.database_url)
+        yield found
+        found.dispose()
+    finally:
+        data.wait()
 
 
 def push(cloud: LocalCloud, engine: Engine, folder: Path) -> None:

@@ -16,7 +16,8 @@ from sqlalchemy import Connection, Engine, text
 
 from runner.authoring.spec import DagSpec, TaskSpec
 from runner.rollout.cloud import Cloud, group_name
-from runner.scheduler.autoscale import BY, Autoscaling
+from runner.scheduler.autoscale import BY, Autoscaling, load_of
+from runner.settings import Settings
 from runner.state import bundles, nodes, queries, rollouts, scaling, transitions
 from runner.state.db import connect
 from runner.telemetry import metrics
@@ -34,7 +35,7 @@ class Fleet:
         self.asg = asg
         self.now = 1000.0
         self.cloud = Cloud("us-east-1")
-        self.duty = Autoscaling(engine, lambda: self.cloud, env="test")
+        self.duty = Autoscaling(engine, lambda: self.cloud, Settings(env="test"))
         self.leases: list[transitions.Claim] = []
         with engine.begin() as c:
             wide = DagSpec(dag_id="wide", tasks=tuple(TaskSpec(task_id=f"t{i}") for i in range(40)))
@@ -229,6 +230,24 @@ def test_a_node_that_has_just_taken_a_task_stays(fleet: Fleet) -> None:
         assert scaling.drain_idle(c, node, reason="idle", by=BY, deadline_seconds=60)
 
 
+def test_an_instance_that_changes_its_release_in_place_is_one_node(fleet: Fleet) -> None:
+    # Given an instance whose new service is up while the old one finishes a task
+    fleet.group(size=1)
+    fleet.play()
+    fleet.start_tasks()
+    fleet.work()
+    (instance,) = (i.instance_id for i in fleet.cloud.group(GROUP).instances)
+    with fleet.engine.begin() as c:
+        nodes.cordon(c, instance, reason="roll", by="me", deadline_seconds=60)
+        info = nodes.NodeInfo("second", "worker", "default", "r2", "boot", 4, ("default",), instance_id=instance)
+        nodes.register(c, info)
+        rows = queries.fleet(c, role="worker")
+    # Then it is one node that serves and that is busy, whichever of the two registered first
+    for given in (rows, rows[::-1]):
+        load = load_of(fleet.cloud.group(GROUP), [], given, rolling=False)
+        assert [(n.state, n.running) for n in load.nodes] == [("serves", 4)]
+
+
 def test_pools_that_are_not_ours_and_tags_that_make_no_sense(fleet: Fleet, capsys: pytest.CaptureFixture[str]) -> None:
     fleet.group(tags={**TAGS, "Scaling": "target-tracking"}, size=1)
     fleet.group(group_name("test", "worker", "odd"), {"Scaling": "sluice", "MaxWorkers": "8"})
@@ -276,7 +295,7 @@ def test_the_metrics_and_the_next_leader_know_what_the_last_one_thought(fleet: F
     assert 'sluice_pool_nodes{of="needed",pool="default"} 8.0' in found
     assert 'sluice_pool_nodes{of="maximum",pool="default"} 8.0' in found
     # Given another scheduler that takes over; then the cool-down goes on from where it was
-    fleet.duty = Autoscaling(fleet.engine, lambda: fleet.cloud, env="test")
+    fleet.duty = Autoscaling(fleet.engine, lambda: fleet.cloud, Settings(env="test"))
     with fleet.engine.connect() as c:
         fleet.duty.begin(c)
     assert fleet.duty._known["default"].history.most == 8
@@ -308,7 +327,7 @@ def test_one_leads_and_another_takes_over_when_its_connection_dies(fleet: Fleet,
             connection.execute(text("SELECT 1"))
 
     engines = [connect(database_url, application_name=name) for name in ("s1", "s2")]
-    duties = [Counting(e, lambda: fleet.cloud, env="test") for e in engines]
+    duties = [Counting(e, lambda: fleet.cloud, Settings(env="test")) for e in engines]
     duties[0].start()
     eventually(lambda: leads == ["s1"])
     duties[1].start()

@@ -9,7 +9,6 @@ import hashlib
 import importlib.util
 import io
 import json
-import subprocess
 import tarfile
 from pathlib import Path
 from types import ModuleType
@@ -214,20 +213,6 @@ def test_nothing_of_a_release_is_unpacked_that_nobody_answers_for(
     assert run(boot, monkeypatch, Metadata(), aws) == 1
     assert aws.asked[-2] == ("tag", "i-1", "Boot", f"failed: release abc123 is refused: {reason}")
     assert not (tmp_path / "releases").exists()
-
-
-@pytest.mark.usefixtures("trust")
-def test_a_further_release_is_brought_the_same_way(
-    boot: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr("sys.argv", ["boot", "install", "abc123"])
-    with pytest.raises(SystemExit, match="error: release abc123 is refused: its signature is not good"):
-        run(boot, monkeypatch, Metadata(), Signed(changed=".json"))
-    monkeypatch.setattr(subprocess, "run", lambda argv, **_: subprocess.CompletedProcess(argv, 0))
-    monkeypatch.setattr(boot, "verify", lambda *_: None)
-    monkeypatch.setattr(boot, "unpack", lambda archive, home: home.mkdir(parents=True))
-    assert run(boot, monkeypatch, Metadata(), Signed()) == 0
-    assert (tmp_path / "releases/abc123").is_dir()
 
 
 def test_an_instance_is_given_back_also_where_nobody_can_be_told(

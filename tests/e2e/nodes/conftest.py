@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 import re
 import time
 import urllib.request
@@ -210,12 +211,44 @@ def _bring_up(cloud: LocalCloud) -> None:
     data = cloud.apply_in_background("data")
     published = Background(lambda: cloud.publish(built.wait()))
     pool = {"workers": 2, "max_workers": 4, "slots": SLOTS, "drain_seconds": 600}
-    cloud.apply("control", "workers", web={"nodes": 1}, schedulers={"nodes": 2}, pools={POOL: pool})
+    fleet = {"web": {"nodes": 1}, "schedulers": {"nodes": 2}, "pools": {POOL: pool}, "boot_seconds": 1800}
+    cloud.apply("control", "workers", **fleet)
     published.wait()
-    cloud.wait_for_nodes()
+    cloud.wait_for_nodes(1800)
     data.wait()
     with client.connect(ENV) as found:
         found.pipelines().push(ROOT / "tests/e2e/nodes/pipelines/nodes", who="e2e")
+
+
+def launch_monitoring(fleet: Fleet) -> str:
+    """A monitoring host beside Terraform's: without its volume, and without Grafana, whose package is elsewhere.
+
+    It learns whom to watch from files: the discovery in Prometheus asks the real AWS.
+    """
+    workers = fleet.of_role("worker")
+    (group,) = fleet.autoscaling.describe_auto_scaling_groups(AutoScalingGroupNames=[GROUP])["AutoScalingGroups"]
+    state = fleet.cloud.state
+    settings = {"AWS_REGION": state.region, "SLUICE_ENV": ENV, "SLUICE_ROLE": "monitoring"}
+    settings["SLUICE_ARTIFACTS_URL"] = state.artifacts_url
+    own = {"grafana_wanted": False, "prometheus_discovery": "file", "prometheus_scrape_interval": "5s"}
+    files = {
+        "/etc/sluice/node.env": "".join(f"{k}={v}\n" for k, v in settings.items()),
+        "/etc/sluice/ansible.yml": json.dumps(own),
+        "/etc/prometheus/targets/worker.json": json.dumps([{"targets": [fleet.address(w) for w in workers]}]),
+        "/opt/sluice/boot": (ROOT / "terraform/modules/boot/boot.py").read_text(),
+    }
+    written = [{"path": path, "content": content, "permissions": "0755"} for path, content in files.items()]
+    tags = {"Name": "monitoring", "Role": "monitoring", "Env": ENV, "Release": state.release}
+    launched = fleet.ec2.run_instances(
+        ImageId="ami-12c6146b",
+        InstanceType="m7i.large",
+        MinCount=1,
+        MaxCount=1,
+        SubnetId=group["VPCZoneIdentifier"].split(",")[0],
+        UserData="#cloud-config\n" + json.dumps({"write_files": written, "runcmd": [["/opt/sluice/boot"]]}),
+        TagSpecifications=[{"ResourceType": "instance", "Tags": [{"Key": k, "Value": v} for k, v in tags.items()]}],
+    )
+    return str(launched["Instances"][0]["InstanceId"])
 
 
 def destroy(cloud: LocalCloud) -> None:

@@ -16,7 +16,7 @@ from runner.deployctl.local_cloud import LocalCloud
 from runner.localcloud import bridge, containers
 from runner.state import nodes
 
-from .conftest import HOME, SLOTS, Fleet, destroy
+from .conftest import HOME, SLOTS, Fleet, destroy, launch_monitoring
 from .phases import phases
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
@@ -28,6 +28,12 @@ UNITS = {
     "web": "runner-web.service",
 }
 BROKEN = "0bad0bad0bad"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def monitoring(fleet: Fleet) -> str:
+    """The monitoring host. It boots while the first tests look at the others."""
+    return launch_monitoring(fleet)
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +117,29 @@ def test_services_listen_where_they_should(fleet: Fleet) -> None:
         for instance in fleet.of_role(role):
             figures = get(f"http://{fleet.address(instance)}:9100/metrics")
             assert "node_memory_MemAvailable_bytes" in figures
+
+
+def test_figures_are_collected_and_a_job_may_leave_its_own(fleet: Fleet, monitoring: str) -> None:
+    # Given a monitoring host, which boots as every machine does
+    host, gateway = fleet.host(monitoring), f"http://{fleet.address(monitoring)}:9091"
+    fleet.eventually(lambda: get(f"{gateway}/-/ready"), "the push gateway answers", 1800)
+    # When a job leaves a figure
+    figure = "/metrics/job/nightly/instance/books"
+    request = urllib.request.Request(gateway + figure, data=b"rows_loaded 42\n", method="PUT")
+    urllib.request.urlopen(request, timeout=30).close()
+    # Then the gateway holds it, and Prometheus has it and those of every worker's node exporter
+    assert 'rows_loaded{instance="books",job="nightly"} 42' in get(f"{gateway}/metrics")
+
+    def ask(query: str) -> dict[str, float]:
+        said = host.run(f"curl -sfG http://127.0.0.1:9090/api/v1/query --data-urlencode 'query={query}'").stdout
+        found = json.loads(said)["data"]["result"] if said else []
+        return {row["metric"]["instance"]: float(row["value"][1]) for row in found}
+
+    fleet.eventually(lambda: ask("rows_loaded") == {"books": 42.0}, "Prometheus has what was pushed")
+    workers = {f"{fleet.address(w)}": 1.0 for w in fleet.of_role("worker")}
+    fleet.eventually(lambda: ask('up{job="node-worker"}') == workers, "Prometheus scrapes the workers")
+    for service in ("prometheus", "prometheus-alertmanager", "prometheus-pushgateway"):
+        assert host.service(service).is_running and host.service(service).is_enabled
 
 
 def test_a_pipeline_runs_and_its_files_go_through_the_storage(fleet: Fleet) -> None:
@@ -221,7 +250,8 @@ def test_a_scheduler_that_hangs_is_started_again_by_the_watchdog(fleet: Fleet, h
     assert node in fleet.eventually(lambda: fleet.ready("scheduler"), "the scheduler has registered")
 
 
-def test_nothing_is_left_after_destroy(fleet: Fleet) -> None:
+def test_nothing_is_left_after_destroy(fleet: Fleet, monitoring: str) -> None:
+    fleet.ec2.terminate_instances(InstanceIds=[monitoring])
     engine, name = containers.find(), bridge.name_of(HOME)
     assert engine.containers(HOME)
     # When Terraform takes away what it has made

@@ -31,12 +31,24 @@ def until(what: Callable[[], object], seconds: float = PATIENCE_SECONDS) -> None
         time.sleep(0.1)
 
 
+class _Doorman(asyncssh.SSHServer):
+    """Knows who is there, also who was not let in."""
+
+    def __init__(self, connections: set[asyncssh.SSHServerConnection]) -> None:
+        self._connections = connections
+
+    def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
+        self._connections.add(conn)
+
+
 class SshServer:
     """An SSH server in a thread that runs what it is told as this user, with an environment of its own."""
 
     def __init__(self, key: Path, authorized: Path, env: dict[str, str]) -> None:
         self.port = 0
         self.commands: list[str] = []
+        self._children: set[asyncio.subprocess.Process] = set()
+        self._connections: set[asyncssh.SSHServerConnection] = set()
         self._key, self._authorized, self._env = key, authorized, env
         self._loop = asyncio.new_event_loop()
         self._ready = threading.Event()
@@ -59,6 +71,7 @@ class SshServer:
             0,
             server_host_keys=[str(self._key)],
             authorized_client_keys=str(self._authorized),
+            server_factory=lambda: _Doorman(self._connections),
             process_factory=self._run,
             encoding=None,
         )
@@ -67,6 +80,13 @@ class SshServer:
         await self._over.wait()
         server.close()
         await server.wait_closed()
+        for child in self._children:  # what a client has given up waiting for
+            child.kill()
+        for connection in self._connections:
+            connection.abort()
+            await connection.wait_closed()
+        if others := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.wait(others, timeout=10)
 
     async def _run(self, process: asyncssh.SSHServerProcess[bytes]) -> None:
         assert process.command
@@ -78,7 +98,11 @@ class SshServer:
             stderr=asyncio.subprocess.PIPE,
             env=self._env,
         )
+        self._children.add(child)
         out, err = await child.communicate()
+        self._children.discard(child)
+        if process.is_closing():
+            return
         process.stdout.write(out)
         process.stderr.write(err)
         process.exit(child.returncode or 0)
