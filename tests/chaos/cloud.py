@@ -44,7 +44,7 @@ HOOK_SECONDS = 30  # the least there is; an agent that says nothing for two thir
 CLOCK_RATE = "1.5"
 SILENT_SECONDS = 0.5  # a driver of these scenarios that was silent for so long is replaced
 # What no worker needs; compiling it on every machine takes time.
-_LEFT_OUT = ("runner/web/static/", "runner/localcloud/aws/", "runner/examples/")
+_LEFT_OUT = ("runner/localcloud/aws/", "runner/examples/")
 
 
 class Cloud:
@@ -115,9 +115,10 @@ class Cloud:
         for started in [self.f.spawn("scheduler", f"s{i + 1}", **env) for i in range(n)]:
             self.f.registered(started)
 
-    def pool(self, release: str, role: str = "worker") -> None:
+    def pool(self, release: str, role: str = "worker", nodes: int = 0) -> None:
         """The group of a role, and its first nodes ready."""
         low, high = self._bounds
+        low = nodes or low
         name = group_name("local", role, POOL)
         variables = {
             "SLUICE_ROLE": role,

@@ -87,7 +87,7 @@ class World:
         return self.cloud.group(f"sluice-local-worker-{pool}").release
 
     def _play(self) -> None:
-        while not self._stop.wait(0.05):
+        while not self._stop.wait(0.2):
             for pool in POOLS:
                 for m in self.cloud.group(f"sluice-local-worker-{pool}").instances:
                     info = nodes.NodeInfo(
