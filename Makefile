@@ -52,8 +52,13 @@ bench: $(STAMP) ## [CASES="chain4 fan200"] [N=5]: measure the hot path, one JSON
 chaos: $(STAMP) ## [ONLY="name …" CHAOS_SCALE=1 SEED=]: break everything that may break, and judge what really ran
 	@scripts/chaos $(ONLY) --scale $(CHAOS_SCALE) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
-lint: $(STAMP) ## format, lint, types, terraform fmt and validate, checkov
+lint: $(STAMP) $(VENV)/.roles-linted ## format, lint, types, terraform fmt and validate, checkov, ansible-lint
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/python terraform/lint.py
+
+# Half a minute: only where a role has changed.
+$(VENV)/.roles-linted: $(STAMP) $(shell find ansible -type f -not -path '*/.ansible/*')
+	@cd ansible && PATH="$(CURDIR)/$(BIN):$$PATH" $(CURDIR)/$(BIN)/ansible-lint -q --nocolor
+	@touch $@
 
 format: $(STAMP) ## rewrite the sources as `make lint` wants them
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .

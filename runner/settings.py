@@ -75,6 +75,7 @@ class Settings(BaseSettings):
     xcom_max_bytes: int = Field(67_108_864, ge=1, description="larger return values are refused")
     recycle_mb: int = Field(512, ge=32, description="a task process that has grown beyond this is not used again")
     drain_seconds: int = Field(3600, ge=1, description="how long a drain may wait for running tasks")
+    cloudwatch: bool = Field(False, description="whether the schedulers publish heartbeat and backlog to CloudWatch")
     secret_key: str = Field("", description="Fernet keys of stored secrets, comma separated; the first encrypts")
     web_host: str = Field("127.0.0.1", description="address the web process binds")
     web_port: int = Field(8080, ge=0, le=65535, description="port the web process binds, 0 picks one")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 BOOT_SECONDS = 600.0  # a service that is not ready by then gives the instance back
+LINGER_SECONDS = 5.0  # a web node that leaves still answers those who looked it up a moment ago
 STUCK_SECONDS = 30.0  # a draining worker without a lease that has not said so by itself
 
 
@@ -70,6 +71,8 @@ def decide(view: View) -> list[Act]:
         return []
     if view.node in ("", "booting", "ready"):
         return _serve(view)
+    if view.role == "web" and view.alive and view.drain_age < LINGER_SECONDS:
+        return []
     if view.node == "draining":
         return _drain(view)
     if view.alive:
@@ -107,7 +110,8 @@ def _give_way(view: View) -> list[Act]:
     if view.role == "worker":
         if view.successor:
             return [Act.CORDON]
-        return [Act.START] if view.node and not view.alive else []
+        acts = [Act.START] if view.node and not view.alive else []
+        return acts if view.installed else [*acts, Act.INSTALL]
     if not view.installed:
         return [Act.INSTALL]
     return [Act.STOP] if view.alive else [Act.SWITCH]

@@ -17,7 +17,8 @@ from pathlib import Path
 import structlog
 
 from runner.bundle.archive import unpack
-from runner.rollout.release import archive_key
+from runner.rollout import published
+from runner.rollout.sign import trusted
 from runner.settings import Settings, SluiceError
 from runner.storage import Storage
 
@@ -45,9 +46,9 @@ def run(settings: Settings, release: str) -> None:
 
 
 def fetch(settings: Settings, release: str, target: Path) -> None:
-    """Download the archive and unpack it; whole or not at all."""
+    """Download the archive, verify and unpack it; whole or not at all."""
     storage = Storage.open(settings.artifacts_url, region=settings.region)
-    data = storage.get(archive_key(release))
+    data = published.fetch(storage, release, trusted(settings.release_key))
     part = target.with_name(f".{release}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)

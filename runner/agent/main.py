@@ -74,7 +74,8 @@ class Agent:
             places = self._look()
         except OSError as e:
             self._once("the supervisor of services", str(e))
-            return [(View(self.settings.role, None, True, told_to_stop=self.stop.is_set(), owned=False), [])]
+            view = View(self.settings.role, None, True, told_to_stop=self.stop.is_set(), owned=False)
+            return [(view, decide(view))]
         done = []
         for place in places:
             view = self._view(place)

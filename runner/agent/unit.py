@@ -69,10 +69,12 @@ class UnitService:
         self.unit = unit
         self._backoff = Backoff()
         self._was_up = False
+        self._seen: dict[str, str] = {}
 
     def alive(self) -> bool:
         """Whether it runs, starts, stops, or waits to be started again."""
-        up = self._state()["ActiveState"] not in _DOWN
+        self._seen = self._state()
+        up = self._seen["ActiveState"] not in _DOWN
         if self._was_up and not up:
             log.info("service is down", unit=self.unit)
             self._backoff.ended()
@@ -80,8 +82,8 @@ class UnitService:
         return up
 
     def resting(self) -> bool:
-        """Whether systemd waits to start it again after a failure."""
-        return self._state()["SubState"] == "auto-restart"
+        """Whether systemd waits to start it again after a failure, as alive() has seen it last."""
+        return self._seen.get("SubState") == "auto-restart"
 
     def start(self) -> bool:
         if self.alive() or not self._backoff.over():
@@ -96,7 +98,7 @@ class UnitService:
     def stop(self, grace_seconds: float) -> bool:
         if not self.alive():
             return True
-        state = self._state()
+        state = self._seen
         if state["ActiveState"] != "deactivating":
             log.info("service is asked to stop", unit=self.unit, grace_seconds=grace_seconds)
             systemctl("stop", "--no-block", "--", self.unit)

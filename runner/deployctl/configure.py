@@ -96,6 +96,7 @@ def play(
                 **environ,
                 "PATH": f"{programs}{os.pathsep}{environ.get('PATH', os.defpath)}",
                 "ANSIBLE_CONFIG": str(tree / "ansible.cfg"),
+                "ANSIBLE_FORCE_COLOR": "false",  # ansible-runner asks for colours, and the last words are shown
                 "ANSIBLE_INVENTORY_ANY_UNPARSED_IS_FAILED": "true",
             },
             extravars=dict(variables or {}),
@@ -122,7 +123,7 @@ def _judge(hosts: Sequence[Host], status: str, said: str, env: str, limit: str) 
             "what failed is in the table; the other hosts are done. The same command goes on from here",
         )
     if not hosts:
-        if status == "successful" or "does not match" in said or "no hosts matched" in said:
+        if status == "successful" or "no hosts to target" in said:
             raise UsageError(
                 f"no running instance of {env}{f' matches {limit!r}' if limit else ''}",
                 f"`ansible-inventory -i ansible/inventory/{env}.aws_ec2.yml --graph` lists hosts and groups",

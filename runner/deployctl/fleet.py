@@ -6,7 +6,7 @@ import datetime as dt
 
 import typer
 
-from runner.deployctl import client, output, reach, scaling
+from runner.deployctl import client, output, reach, replay, scaling
 from runner.settings import RefusedError, UsageError
 from runner.state import nodes, queries
 
@@ -14,6 +14,7 @@ app = typer.Typer(no_args_is_help=True)
 app.command("scale")(scaling.scale)
 app.command("ssh")(reach.ssh)
 app.command("logs")(reach.logs)
+replay.register(app)
 
 
 @app.command("status")

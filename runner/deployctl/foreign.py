@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from runner.deployctl import client, output
+from runner.deployctl.run import Cancel
 from runner.settings import RefusedError, SluiceError, UsageError
 
 if TYPE_CHECKING:
@@ -62,10 +63,7 @@ def roll(
         try:
             _carry_out(file, release, only_plan=only_plan, yes=yes, abort=abort, as_json=as_json)
         except HostsError as e:
-            if as_json:
-                output.print_json(_json(e.results | {h: f"failed: {x.message}" for h, x in e.failed.items()}, e.failed))
-            else:
-                _show_results(e.results | {h: x.message for h, x in e.failed.items()}, e.failed)
+            _finish(e.results, as_json, e.failed)
             raise
 
 
@@ -79,14 +77,15 @@ def _carry_out(file: Path, release: str, *, only_plan: bool, yes: bool, abort: b
 
     spec, journal = load(file), Journal(journal_of(file))
     shell = Shell(spec.ssh)
-    with _Progress(quiet=as_json) as progress:
-        targets = hosts.known(spec, shell, journal.hosts if journal.open else {})
-        work = Roll(spec, targets, release, journal, shell=shell, on_event=progress)
-        if abort:
+    targets = hosts.known(spec, shell, journal.hosts if journal.open else {})
+    progress = _Progress(quiet=as_json)
+    work = Roll(spec, targets, release, journal, shell=shell, on_event=progress)
+    if abort:
+        with progress:
             results = work.take_back()
-            _finish(results, as_json)
-            return
-        left = work.left()
+        _finish(results, as_json)
+        return
+    left = work.left()
     steps = plan(spec, targets, release, left)
     if only_plan and as_json:
         output.print_json({"fleet": spec.fleet, "release": release or None, "steps": [vars(s) for s in steps]})
@@ -101,8 +100,7 @@ def _carry_out(file: Path, release: str, *, only_plan: bool, yes: bool, abort: b
     if not yes and not output.confirm(f"Roll {number} host{'s' * (number != 1)} of {spec.fleet}?"):
         raise typer.Abort
     journal.begin(release, client.who())
-    with _Progress(quiet=as_json) as progress:
-        work = Roll(spec, targets, release, journal, shell=shell, on_event=progress)
+    with progress:
         results, interrupted = _run(work, left)
     _finish(results, as_json)
     if interrupted:
@@ -119,24 +117,23 @@ def _run(work: Roll, left: Mapping[str, Sequence[Action]]) -> tuple[dict[str, st
         except BaseException as e:
             outcome.append(e)
 
+    def said(first: bool) -> None:
+        work.stop.set()
+        output.note(
+            "stopping: drains are called off, what is stopped is updated and started"
+            if first
+            else "already stopping; what is stopped has to be started first"
+        )
+
+    cancel = Cancel()
     thread = threading.Thread(target=run, name="roll")
-    thread.start()
-    interrupted = False
-    while thread.is_alive():
-        try:
-            thread.join(0.2)
-        except KeyboardInterrupt:
-            output.note(
-                "stopping: drains are called off, what is stopped is updated and started"
-                if not interrupted
-                else "already stopping; what is stopped has to be started first"
-            )
-            interrupted = True
-            work.stop.set()
+    with cancel.on_signals(said):
+        thread.start()
+        thread.join()
     (found,) = outcome
     if isinstance(found, BaseException):
         raise found
-    return found, interrupted
+    return found, cancel.wanted
 
 
 # --- what is shown --------------------------------------------------------------------------------------------
@@ -158,19 +155,17 @@ def _show_plan(fleet: str, release: str, steps: Sequence[Step]) -> None:
     )
 
 
-def _finish(results: Mapping[str, str], as_json: bool) -> None:
+def _finish(results: Mapping[str, str], as_json: bool, failed: Mapping[str, SluiceError] | None = None) -> None:
+    """Say how it went on each host."""
+    from runner.rollout.celery_fleet.drive import CALLED_OFF, NOT_BEGUN
+
+    failed = failed or {}
+    said = {**results, **{host: error.message for host, error in failed.items()}}
+    states = {h: "failed" if h in failed else "-" if r in (NOT_BEGUN, CALLED_OFF) else "ok" for h, r in said.items()}
     if as_json:
-        output.print_json(_json(results, {}))
+        output.print_json({"hosts": [{"host": h, "ok": states[h] == "ok", "result": r} for h, r in said.items()]})
     else:
-        _show_results(results, {})
-
-
-def _json(results: Mapping[str, str], failed: Mapping[str, object]) -> dict[str, object]:
-    return {"hosts": [{"host": h, "ok": h not in failed, "result": r} for h, r in results.items()]}
-
-
-def _show_results(results: Mapping[str, str], failed: Mapping[str, object]) -> None:
-    output.print_table(("host", "", "~result"), ((h, "failed" if h in failed else "ok", r) for h, r in results.items()))
+        output.print_table(("host", "", "~result"), ((h, states[h], r) for h, r in said.items()))
 
 
 class _Progress:
@@ -203,7 +198,7 @@ class _Progress:
     def _table(self) -> Table:
         table = Table(box=None, pad_edge=False, show_header=False)
         for name in ("host", "step", "state", "text"):
-            table.add_column(name, overflow="ellipsis" if name == "text" else "fold", no_wrap=name == "text")
+            table.add_column(name, overflow="fold", no_wrap=name != "text")
         with self._lock:
             rows = list(self._rows.items())
         # Those at work stay in view; of the others only how many there are.

@@ -16,7 +16,8 @@ from runner.state import history as state
 from runner.state.history import Change, Tasks
 
 KINDS = ("code", "release", "infra")
-_SHORT = 12
+_USUAL = {"code": "push", "release": "roll", "infra": "apply"}  # goes without saying
+_SHORT = 8  # of an id that nobody has to type: `rollback` takes the number of the line
 
 
 def history(
@@ -39,7 +40,7 @@ def history(
         output.note(f"nothing was changed in {env} yet")
         return
     output.print_table(
-        ("id", "at", "what", "~from → to", "?#took", "?#tasks", "?#lost", "?state", "?by", "?handed on"),
+        ("id", "at", "what", "~from → to", "?state", "?#lost", "?#tasks", "?#took", "?by", "?#handed on"),
         (row(c) for c in found),
     )
 
@@ -80,13 +81,13 @@ def row(c: Change) -> tuple[str, ...]:
     took = "" if c.seconds is None else output.duration(c.seconds) if c.seconds else "at once"
     return (
         c.id,
-        f"{c.at.astimezone():%m-%d %H:%M:%S}",
-        f"{c.action} {c.target}",
+        f"{c.at.astimezone():%m-%d %H:%M}",
+        c.target if c.action == _USUAL[c.kind] else f"{c.action} {c.target}",
         arrow(c),
-        took,
-        "" if c.tasks is None else str(c.tasks.in_flight),
-        "" if c.tasks is None else str(c.tasks.lost),
         "" if c.state == "succeeded" else c.state,
+        "" if c.tasks is None else str(c.tasks.lost),
+        "" if c.tasks is None else str(c.tasks.in_flight),
+        took,
         c.who,
         str(c.tasks.handed_on) if c.tasks and c.tasks.handed_on else "",
     )
@@ -109,7 +110,7 @@ def _began(e: ledger.Entry) -> dt.datetime:
 
 def _of(e: ledger.Entry, tasks: Tasks | None = None) -> Change:
     done = {"applied": "succeeded", "destroyed": "succeeded", "unchanged": "succeeded"}
-    after = e.changes + (f" ({e.commit[:10]}{'' if e.clean else '+'})" if e.commit else "")
+    after = e.changes + (f" at {e.commit[:7]}{'' if e.clean else '+'}" if e.commit else "")
     return Change(
         e.id, "infra", e.action, e.stack, None, after, e.who, _began(e), e.seconds, done.get(e.status, e.status), tasks
     )

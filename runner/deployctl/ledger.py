@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 import json
 import subprocess
 from collections.abc import Mapping
@@ -59,9 +60,9 @@ def write(
 ) -> Entry:
     """Write down how an apply or a destroy of a stack ended. Raises botocore's errors."""
     now = dt.datetime.now(dt.UTC)
-    number = f"{now:%Y%m%dT%H%M%S}{now.microsecond // 1000:03d}"
+    key = f"{_PREFIX}/{env.name}/{now:%Y%m%dT%H%M%S}{now.microsecond // 1000:03d}-{stack}.json"
     entry = Entry(
-        id=f"infra-{number}-{stack}",
+        id=_id(key),
         stack=stack,
         action=action,
         status=status,
@@ -74,30 +75,25 @@ def write(
         error=error,
     )
     body = json.dumps(asdict(entry), default=str).encode()
-    key = f"{_PREFIX}/{env.name}/{number}-{stack}.json"
     environment.client("s3", env, environ).put_object(Bucket=env.state_bucket, Key=key, Body=body)
     return entry
 
 
 def read(env: Environment, environ: Mapping[str, str], limit: int = 20, stack: str = "") -> list[Entry]:
     """The newest entries, of one stack or of all, newest first; none where the bucket is not there (any more)."""
-    if not environment.state_bucket_exists(env, environ):
-        return []
+    keys = [k for k in _keys(env, environ) if stack in ("", _stack(k))]
     s3 = environment.client("s3", env, environ)
-    pages = s3.get_paginator("list_objects_v2").paginate(Bucket=env.state_bucket, Prefix=f"{_PREFIX}/{env.name}/")
-    keys = sorted((o["Key"] for page in pages for o in page.get("Contents", [])), reverse=True)
-    if stack:
-        keys = [k for k in keys if k.rpartition("/")[2].partition("-")[2] == f"{stack}.json"]
     return [_entry(s3, env, key) for key in keys[:limit]]
 
 
 def find(env: Environment, environ: Mapping[str, str], entry_id: str) -> tuple[Entry, list[Entry]]:
     """An entry and all of its stack that were written before it, newest first. Raises UsageError if there is none."""
-    stack = entry_id.removeprefix("infra-").partition("-")[2]
-    entries = read(env, environ, limit=1000, stack=stack)
-    at = next((i for i, e in enumerate(entries) if e.id == entry_id), None)
-    if at is None:
+    keys = _keys(env, environ)
+    stack = next((_stack(key) for key in keys if _id(key) == entry_id), None)
+    if stack is None:
         raise UsageError(f"no {entry_id} in the history of {env.name}", f"`deployctl history --env {env.name}`")
+    entries = read(env, environ, limit=len(keys), stack=stack)
+    at = next(i for i, e in enumerate(entries) if e.id == entry_id)
     return entries[at], entries[at + 1 :]
 
 
@@ -114,6 +110,23 @@ def commit_of(tree: Path) -> str:
         return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--", ".") else "")
     except (OSError, subprocess.TimeoutExpired):
         return ""
+
+
+def _keys(env: Environment, environ: Mapping[str, str]) -> list[str]:
+    """What is written, newest first; a name begins with the time."""
+    if not environment.state_bucket_exists(env, environ):
+        return []
+    pages = environment.client("s3", env, environ).get_paginator("list_objects_v2")
+    found = pages.paginate(Bucket=env.state_bucket, Prefix=f"{_PREFIX}/{env.name}/")
+    return sorted((o["Key"] for page in found for o in page.get("Contents", [])), reverse=True)
+
+
+def _id(key: str) -> str:
+    return f"infra-{hashlib.sha256(key.encode()).hexdigest()[:7]}"
+
+
+def _stack(key: str) -> str:
+    return key.rpartition("/")[2].partition("-")[2].removesuffix(".json")
 
 
 def _entry(s3: Any, env: Environment, key: str) -> Entry:

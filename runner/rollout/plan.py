@@ -183,7 +183,7 @@ def _replace(facts: Facts, number: int, leaving: Sequence[str], wish: Wish) -> l
             **({"wait": True} if wish.wait else {}),
         }
         go.insert(0, Step("drain", drain))
-    steps = [Step("surge", {**base, "count": surge})]
+    steps = [Step("surge", {**base, "count": surge, "leaving": list(leaving)})]
     gate = {**base, "release": wish.release}
     if surge == len(leaving):
         return [*steps, *_gate(facts, {**gate, "count": surge}, number, wish), *go]

@@ -9,10 +9,12 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from runner.rollout import checks, gate
 from runner.rollout.facts import Facts, Group
+from runner.rollout.protocol import Fleet
+from runner.settings import SluiceError
 
 DRAIN_MARGIN_SECONDS = 120.0  # for the agent to end what is over its time; after that the machine is ended
 ENDLESS_SECONDS = 10 * 365 * 86_400.0  # the deadline of a drain that has none
@@ -20,46 +22,6 @@ LOOK_SECONDS = 5.0  # between two looks at how the tasks fare
 MISSING_SECONDS = 300.0  # for the group to replace a new node that has died while it was watched
 LAUNCH_SECONDS = 10.0  # between two questions why an instance does not come
 GATES = ("surge", "wait_ready", "heartbeat", "bake")  # trouble in these turns the rollout back
-
-
-class Fleet(Protocol):
-    """One pool's machines and nodes, as the steps touch them."""
-
-    def facts(self) -> Facts: ...
-
-    def group(self) -> Group: ...
-
-    def set_release(self, release: str) -> None: ...
-
-    def set_desired(self, count: int) -> None: ...
-
-    def terminate(self, instance_id: str, *, decrement: bool) -> None: ...
-
-    def cordon(self, instance_id: str, *, reason: str, by: str, seconds: float) -> None: ...
-
-    def uncordon(self, instance_id: str, *, by: str) -> None: ...
-
-    def gone(self, instance_id: str) -> bool: ...
-
-    def heartbeat(self, node_id: str, at: dt.datetime) -> int: ...
-
-    def run_state(self, run_id: int) -> gate.RunState: ...
-
-    def set_template(self, version: str) -> None: ...
-
-    def launch_error(self, since: dt.datetime) -> str: ...
-
-    def mark(self) -> int: ...
-
-    def tallies(self, release: str, after: int) -> tuple[gate.Tally, gate.Tally]: ...
-
-    def migrate(self, release: str, phase: str) -> None: ...
-
-    def others(self, release: str) -> list[str]: ...
-
-    def order(self, instance_id: str, release: str, *, reason: str, by: str, seconds: float) -> None: ...
-
-    def order_error(self, instance_id: str) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -107,8 +69,12 @@ class Failed:
 Outcome = Done | Waiting | Failed
 
 
-def remember(fleet: Fleet, action: str, args: Mapping[str, Any]) -> dict[str, Any]:
+def remember(
+    fleet: Fleet, action: str, args: Mapping[str, Any], release: str, batch: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
     """What a step has to know of the fleet as it was before the step; recorded before the step acts."""
+    if action == "terminate":
+        return _who_goes(fleet.facts(), args["instances"], release, int(batch["surge"]["desired"]))
     if action == "order":
         facts = fleet.facts()
         members = [i for i in facts.group.instances if i.instance_id in args["instances"]]
@@ -116,11 +82,14 @@ def remember(fleet: Fleet, action: str, args: Mapping[str, Any]) -> dict[str, An
     if action != "surge":
         return {}
     group = fleet.group()
+    # What has left by itself before its turn came is replaced already: nobody new comes for it.
+    here = sum(1 for i in args["leaving"] if (member := group.find(i)) and not member.leaving)
     return {
         "mark": fleet.mark(),
+        "here": here,
         "before": [i.instance_id for i in group.instances],
         "desired": group.desired,
-        "target": group.desired + int(args["count"]),
+        "target": group.desired + min(int(args["count"]), here),
     }
 
 
@@ -128,7 +97,10 @@ def tag(fleet: Fleet, context: Context) -> Outcome:
     """What instances launched from now on will run, and from which template."""
     fleet.set_release(context.args["release"])
     if context.args.get("template"):
-        fleet.set_template(context.args["template"])
+        try:
+            fleet.set_template(context.args["template"])
+        except SluiceError as e:
+            return Done({"trouble": e.message})  # the release is what matters; the template is for a person then
     return Done()
 
 
@@ -163,7 +135,7 @@ def surge(fleet: Fleet, context: Context) -> Outcome:
 def wait_ready(fleet: Fleet, context: Context) -> Outcome:
     """The new nodes have registered with the new release and are heard."""
     facts, before, only = fleet.facts(), *_whom(context)
-    count, limit = int(context.args["count"]), float(context.args["limit_seconds"])
+    count, limit = _count(context), float(context.args["limit_seconds"])
     ready = gate.new_nodes(facts, before, context.args["release"], only)
     seen = gate.newcomers(facts, before, only)
     tried = sorted({*context.detail.get("tried", []), *seen})
@@ -190,7 +162,7 @@ def wait_ready(fleet: Fleet, context: Context) -> Outcome:
 
 def heartbeat(fleet: Fleet, context: Context) -> Outcome:
     """A run of the heartbeat DAG on each new node's own queue succeeds. A node that comes later gets one too."""
-    count, limit = int(context.args["count"]), float(context.args["limit_seconds"])
+    count, limit = _count(context), float(context.args["limit_seconds"])
     before, only = _whom(context)
     nodes = gate.new_nodes(fleet.facts(), before, context.args["release"], only)
     ids = {n.node_id: fleet.heartbeat(n.node_id, context.started_at) for n in nodes}
@@ -205,7 +177,7 @@ def heartbeat(fleet: Fleet, context: Context) -> Outcome:
 def bake(fleet: Fleet, context: Context) -> Outcome:
     """The new nodes stay for as long as they are watched, fail no more tasks than the old ones, and all else holds."""
     args, (before, only) = context.args, _whom(context)
-    count, seconds = int(args["count"]), float(args["seconds"])
+    count, seconds = _count(context), float(args["seconds"])
     over, detail = context.age >= seconds, {k: v for k, v in context.detail.items() if k != "trouble"}
     there = [n.node_id for n in gate.new_nodes(fleet.facts(), before, args["release"], only)]
     if len(there) < count:
@@ -273,10 +245,18 @@ def drain(fleet: Fleet, context: Context) -> Outcome:
 
 
 def terminate(fleet: Fleet, context: Context) -> Outcome:
-    """The drained instances have left the group, with the capacity that was added for them, and are seen dead."""
-    size = int(context.batch["surge"]["desired"])
+    """The drained instances have left the group, with the capacity that was added for them, and are seen dead.
+
+    One that had left by itself took no capacity with it; another one goes for it, drained like everybody.
+    """
+    size, facts = int(context.batch["surge"]["desired"]), fleet.facts()
     left = [i for i in context.args["instances"] if not _removed(fleet, fleet.group(), i, size)]
-    return Waiting({"left": left}) if left else Done({"left": []})
+    for instance in context.detail.get("instead", []):
+        drained = _running(fleet, facts, context, instance, ENDLESS_SECONDS) is None
+        if not drained or not _removed(fleet, fleet.group(), instance, size):
+            left.append(instance)
+    detail = {**context.detail, "left": left}
+    return Waiting(detail) if left else Done(detail)
 
 
 def retreat(fleet: Fleet, context: Context) -> Outcome:
@@ -344,6 +324,26 @@ def _running(fleet: Fleet, facts: Facts, context: Context, instance: str, second
 def _whom(context: Context) -> tuple[Collection[str], Collection[str] | None]:
     """Who is new: all but those who were there before the surge, or only the nodes that were told to change."""
     return context.batch.get("surge", {}).get("before", ()), context.args.get("instances")
+
+
+def _count(context: Context) -> int:
+    """How many new nodes there have to be."""
+    count = int(context.args["count"])
+    return min(count, int(context.batch.get("surge", {}).get("here", count)))
+
+
+def _who_goes(facts: Facts, instances: Collection[str], release: str, size: int) -> dict[str, Any]:
+    """Who goes instead of those that have left by themselves: their group has replaced them, and is too large.
+
+    Old nodes first: they would be next anyhow. Nobody, if somebody has made the group smaller meanwhile.
+    """
+    group = facts.group
+    here = [i for i in instances if (member := group.find(i)) and not member.leaving]
+    surplus = group.desired - max(size, group.minimum) - len(here)
+    others = [i for i in group.instances if not i.leaving and i.instance_id not in instances]
+    others.sort(key=lambda i: facts.runs(i) == release)
+    instead = [i.instance_id for i in others[: max(0, min(surplus, len(instances) - len(here)))]]
+    return {"instead": instead} if instead else {}
 
 
 def _removed(fleet: Fleet, group: Group, instance: str, size: int) -> bool:

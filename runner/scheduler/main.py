@@ -27,8 +27,11 @@ from runner.rollout.cloud import Cloud
 from runner.scheduler import lost_nodes
 from runner.scheduler.agenda import agenda
 from runner.scheduler.alert import Alerting
+from runner.scheduler.autoscale import Autoscaling
 from runner.scheduler.create_runs import create_runs
 from runner.scheduler.dispatch import Resender, dispatch
+from runner.scheduler.figures import Figures
+from runner.scheduler.leader import Leader
 from runner.scheduler.lookup import provider
 from runner.scheduler.reap import Reaper
 from runner.scheduler.sense import Sensing
@@ -72,6 +75,7 @@ class Scheduler:
         self.reaper = Reaper(settings.lease_seconds)
         self.sensing = Sensing(self.engine, settings.node_id, provider=provider(self.engine, settings))
         self.alerting = Alerting(self.engine, env=settings.env, provider=provider(self.engine, settings))
+        self.leaders = _leaders(self.engine, settings)
         self.stopping = threading.Event()
         self._periodic = [
             Every(settings.heartbeat_seconds, self._heartbeat),
@@ -92,6 +96,8 @@ class Scheduler:
                     registered = True
                     self.sensing.start()
                     self.alerting.start()
+                    for leader in self.leaders:
+                        leader.start()
                     systemd.notify("READY=1")
                 if listener is None:
                     listener = listen(self.url)
@@ -212,10 +218,20 @@ class Scheduler:
         if self.sensing.is_alive():
             self.sensing.stop()
             self.alerting.stop()
+            for leader in self.leaders:
+                leader.stop()
         with contextlib.suppress(DBAPIError), self.engine.begin() as connection:
             rollouts.let_all_go(connection, self.settings.node_id)  # its own roll may be among them
         self.doorbell.close()
         self.engine.dispose()
+
+
+def _leaders(engine: Engine, settings: Settings) -> list[Leader]:
+    """The duties that deal with the cloud; none outside of one."""
+    if not settings.instance_id:
+        return []
+    scaling = Autoscaling(engine, lambda: Cloud(settings.region), settings)
+    return [scaling, *([Figures(engine, settings)] if settings.cloudwatch else [])]
 
 
 def register_builtin(connection: Connection) -> None:

@@ -163,6 +163,12 @@ def rolls(connection: Connection, limit: int = 20, rollout: int | None = None) -
     ]
 
 
+def recent(connection: Connection, limit: int = 20) -> list[Change]:
+    """What the database knows of changes, newest first: code and releases."""
+    found = [*code(connection, limit), *rolls(connection, limit)]
+    return sorted(found, key=lambda c: c.at, reverse=True)[:limit]
+
+
 def tasks_between(connection: Connection, since: dt.datetime, until: dt.datetime) -> Tasks:
     """What became of the tasks that began or ended in this span, on all nodes."""
     row = connection.execute(_SPAN_TASKS, {"since": since, "until": until}).one()

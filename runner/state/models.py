@@ -428,8 +428,8 @@ class Event(Base):
     __tablename__ = "event"
     id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
     at: Mapped[dt.datetime] = mapped_column(server_default=func.clock_timestamp())
-    kind: Mapped[str]  # task, run, node, rollout
-    subject: Mapped[str]  # task instance id, run id, node id, rollout id
+    kind: Mapped[str]  # task, run, node, rollout, pool
+    subject: Mapped[str]  # task instance id, run id, node id, rollout id, pool
     state: Mapped[str]  # the state entered
     run_id: Mapped[int | None] = mapped_column(BigInteger)
     attempt: Mapped[int | None]
@@ -540,6 +540,21 @@ class RolloutStep(Base):
     started_at: Mapped[dt.datetime | None]
     ended_at: Mapped[dt.datetime | None]
     __table_args__ = (_one_of("state", STEP_STATES),)
+
+
+class PoolScaling(Base):
+    """What the autoscaler last thought of a pool: one row each, for people, metrics and the next leader."""
+
+    __tablename__ = "pool_scaling"
+    pool: Mapped[str] = mapped_column(primary_key=True)
+    at: Mapped[dt.datetime] = mapped_column(server_default=func.now())
+    minimum: Mapped[int]
+    maximum: Mapped[int]
+    size: Mapped[int]  # nodes that serve or will
+    needed: Mapped[int]  # by the load alone, within the bounds
+    target: Mapped[int]  # the same, with what was needed within the cool-down
+    reason: Mapped[str]
+    history: Mapped[dict[str, Any]]
 
 
 class Deploy(Base):

@@ -18,8 +18,9 @@ from prometheus_client.registry import Collector
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from runner.state import queries
+from runner.state import queries, scaling
 from runner.state.queries import NodeRow, QueueRow
+from runner.state.scaling import PoolScalingRow
 
 log = structlog.get_logger(__name__)
 
@@ -43,6 +44,7 @@ class DatabaseCollector(Collector):
                 queues = queries.queues(connection)
                 nodes = queries.fleet(connection)
                 runs = queries.runs_running(connection)
+                pools = scaling.pools(connection)
                 events = queries.last_event_id(connection)
         except SQLAlchemyError as e:
             log.warning("no metrics: the database is away", action="metrics", error=str(e).splitlines()[0])
@@ -53,6 +55,7 @@ class DatabaseCollector(Collector):
         yield up
         yield from of_queues(queues)
         yield from of_nodes(nodes)
+        yield from of_pools(pools)
         running = GaugeMetricFamily("sluice_runs", "Runs under way.", labels=["state"])
         running.add_metric(["running"], runs)
         yield running
@@ -101,6 +104,24 @@ def of_nodes(nodes: list[NodeRow]) -> Iterator[Metric]:
         if node.role == "worker":
             running.add_metric(values, node.running)
     yield from (count, age, running)
+
+
+def of_pools(pools: list[PoolScalingRow]) -> Iterator[Metric]:
+    """What the autoscaler thinks of each pool that it scales. Pure."""
+    nodes = GaugeMetricFamily(
+        "sluice_pool_nodes",
+        "Nodes of a pool that is scaled: size (serve or boot), needed (by the load), target (with the cool-down), "
+        "minimum and maximum.",
+        labels=["pool", "of"],
+    )
+    age = GaugeMetricFamily(
+        "sluice_pool_decision_age_seconds", "Since the autoscaler last looked at the pool.", labels=["pool"]
+    )
+    for pool in pools:
+        for of in ("size", "needed", "target", "minimum", "maximum"):
+            nodes.add_metric([pool.pool, of], getattr(pool, of))
+        age.add_metric([pool.pool], max(0.0, pool.age_seconds))
+    yield from (nodes, age)
 
 
 def registry(engine: Engine, *, release: str, env: str) -> CollectorRegistry:

@@ -14,9 +14,11 @@ from sqlalchemy import Connection
 from runner.settings import SluiceError
 from runner.state import assets, queries, transitions
 from runner.state import dags as dag_switches
+from runner.state import history as changes
 from runner.state import params as run_params
 from runner.state import rollouts as rollout_state
 from runner.state.assets import AssetRow
+from runner.state.history import Change
 from runner.state.queries import (
     Counts,
     DagDetail,
@@ -313,6 +315,13 @@ def rollouts(
     """The last rollouts with their steps, newest first. For the next page pass the last id as `before_id`."""
     with context.engine.connect() as connection:
         return rollout_state.recent(connection, limit, before_id=before_id)
+
+
+@router.get("/history")
+def history(context: Ctx, limit: Annotated[int, Query(ge=1, le=100)] = 20) -> list[Change]:
+    """What was changed, newest first: pipeline code and releases, with what became of the tasks meanwhile."""
+    with context.engine.connect() as connection:
+        return changes.recent(connection, limit)
 
 
 @router.get("/events")

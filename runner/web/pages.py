@@ -16,6 +16,7 @@ from starlette.concurrency import run_in_threadpool
 
 from runner.settings import UsageError
 from runner.state import backfills, queries, rollouts
+from runner.state import history as changes
 from runner.state.models import TASK_STATES
 from runner.web import api, graph, present
 from runner.web.context import Context, context_of
@@ -175,6 +176,12 @@ def fleet(request: Request, context: Ctx) -> HTMLResponse:
         }
 
     return _page(request, context, "fleet.html", load)
+
+
+@router.get("/history")
+def history(request: Request, context: Ctx) -> HTMLResponse:
+    """What was changed, by whom, and what became of the tasks."""
+    return _page(request, context, "history.html", lambda connection: {"changes": changes.recent(connection, 50)})
 
 
 @router.post("/dags/{dag_id}/{action}")

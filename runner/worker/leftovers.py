@@ -14,7 +14,7 @@ import structlog
 log = structlog.get_logger(__name__)
 
 SOCKET = Path("/var/run/docker.sock")
-ENGINE_SECONDS = 5
+ENGINE_SECONDS = 30
 
 
 def remove_containers(node_id: str) -> threading.Thread | None:

@@ -224,3 +224,25 @@ run "boot_refuses_what_is_wrong" {
 
   expect_failures = [var.settings]
 }
+
+run "a_group_says_how_it_is_scaled_and_its_instances_do_not" {
+  command = plan
+
+  module {
+    source = "../modules/node-group"
+  }
+
+  variables {
+    scaling_tags = { Scaling = "sluice", Slots = "4" }
+  }
+
+  assert {
+    condition     = { for name, tag in aws_autoscaling_group_tag.scaling : name => tag.tag[0].value } == { Scaling = "sluice", Slots = "4" }
+    error_message = "A tag each."
+  }
+
+  assert {
+    condition     = !anytrue([for tag in aws_autoscaling_group_tag.scaling : tag.tag[0].propagate_at_launch])
+    error_message = "An instance has no use for them, and would keep old ones."
+  }
+}

@@ -123,3 +123,64 @@ run "workers_refuses_what_is_wrong" {
 
   expect_failures = [var.workers, var.surge, var.secret_arns, var.env, var.account_id, var.permissions_boundary_arn, var.boot_seconds]
 }
+
+run "the_schedulers_scale_a_pool_by_its_tags" {
+  command = plan
+
+  module {
+    source = "../stacks/workers"
+  }
+
+  variables {
+    pools = {
+      default = { workers = 2, max_workers = 8, scaling = "sluice", queues = ["default", "reports"], cooldown_seconds = 120 }
+      by-hand = { workers = 1, queues = ["slow"] }
+    }
+  }
+
+  assert {
+    condition     = length(aws_autoscaling_policy.backlog) == 0
+    error_message = "AWS must not scale what the schedulers scale."
+  }
+
+  assert {
+    condition     = local.scaling_tags["default"] == { Scaling = "sluice", MaxWorkers = "8", Slots = "4", Queues = "default reports", CooldownSeconds = "120", TargetWaitSeconds = "60" }
+    error_message = "What the schedulers read of the pool."
+  }
+}
+
+run "aws_scales_a_pool_by_its_backlog" {
+  command = plan
+
+  module {
+    source = "../stacks/workers"
+  }
+
+  variables {
+    pools = { default = { workers = 2, scaling = "target-tracking", backlog_per_slot = 0.8 } }
+  }
+
+  assert {
+    condition     = aws_autoscaling_policy.backlog["default"].target_tracking_configuration[0].target_value == 0.8
+    error_message = "The target is the pool's."
+  }
+
+  assert {
+    condition     = { for d in aws_autoscaling_policy.backlog["default"].target_tracking_configuration[0].customized_metric_specification[0].metric_dimension : d.name => d.value } == { Env = "test", Pool = "default" }
+    error_message = "The figure is the one that a scheduler publishes for this pool."
+  }
+}
+
+run "workers_refuses_scaling_by_nobody_we_know" {
+  command = plan
+
+  module {
+    source = "../stacks/workers"
+  }
+
+  variables {
+    pools = { default = { scaling = "magic" } }
+  }
+
+  expect_failures = [var.pools]
+}

@@ -17,7 +17,7 @@ import pytest
 from sqlalchemy import text
 
 from runner.agent import cloud, main
-from runner.state import nodes
+from runner.state import nodes, orders
 from runner.telemetry.alive import birth
 
 from .conftest import Aws, Node, eventually
@@ -113,6 +113,21 @@ def test_a_scheduler_is_stopped_at_once(make_node: Callable[..., Node]) -> None:
     node.until(lambda: node.state == "ready")
     node.cordon()
     node.until(lambda: node.state == "drained" and not node.service.alive())
+
+
+def test_a_child_of_the_agent_cannot_change_in_place_and_the_order_says_so(node: Node) -> None:
+    node.until(lambda: node.state == "ready")
+    with node.engine.begin() as c:
+        orders.give(c, "n1", "r2", reason="roll 7", by="someone", drain_seconds=60)
+
+    def error() -> str | None:
+        with node.engine.connect() as c:
+            found = orders.find(c, "n1")
+        return found.error if found else None
+
+    node.until(error)
+    assert "in place" in str(error())
+    assert node.state == "ready" and len(node.starts()) == 1
 
 
 # --- in a cloud -----------------------------------------------------------------------------------------------

@@ -52,6 +52,7 @@ UP: dict[str, Any] = {"role": "worker", "node": "ready", "alive": True, "ready":
         # changing to another release in place: the old service
         ({"superseded": True}, []),
         ({"superseded": True, "alive": False}, [Act.START]),
+        ({"superseded": True, "alive": False, "installed": False}, [Act.START, Act.INSTALL]),
         ({"superseded": True, "node": "", "alive": False}, []),
         ({"superseded": True, "successor": True}, [Act.CORDON]),
         ({"superseded": True, "node": "drained", "alive": False}, [Act.RELIEVED]),
@@ -127,3 +128,10 @@ def test_a_service_is_started_only_on_a_node_that_may_serve(view: View) -> None:
     if Act.START in decide(view):
         assert not view.alive and view.node in ("", "booting", "ready")
         assert not (view.terminating or view.leaving or view.told_to_stop)
+
+
+def test_a_web_node_that_leaves_answers_for_a_moment_longer() -> None:
+    for node in ("draining", "drained"):
+        assert decide(View("web", node, True, drain_age=1.0, terminating=True)) == []
+        assert decide(View("web", node, True, drain_age=6.0, terminating=True)) == [Act.STOP]
+    assert decide(View("scheduler", "draining", True, drain_age=1.0)) == [Act.STOP]

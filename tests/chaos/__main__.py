@@ -68,7 +68,8 @@ def main() -> int:
         if args.long is not None:
             passed = long_run(directory, args.long, seed, args.every)
         else:
-            chosen = [SCENARIOS[n] for n in dict.fromkeys(args.names)] or list(SCENARIOS.values())
+            chosen = [SCENARIOS[n] for n in dict.fromkeys(args.names)]
+            chosen = chosen or [s for s in SCENARIOS.values() if s.default]
             passed = _scenarios(chosen, directory, seed, args.scale, args.lanes)
         keep = args.keep or not passed
     except KeyboardInterrupt:

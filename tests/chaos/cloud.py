@@ -12,7 +12,7 @@ import threading
 import time
 import urllib.request
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import boto3
 from sqlalchemy import Engine
 
 import runner
+from runner.deployctl.watch import line
 from runner.localcloud import engines, machines, node, process
 from runner.localcloud import state as local_state
 from runner.localcloud.state import LocalState
@@ -39,10 +40,11 @@ from runner.storage import Storage
 from .fleet import Fleet
 
 POOL = "default"
-HOOK_SECONDS = 15  # an agent that says nothing for so long has lost its hook
+HOOK_SECONDS = 30  # the least there is; an agent that says nothing for two thirds of it has lost its hook
+CLOCK_RATE = "1.5"
 SILENT_SECONDS = 0.5  # a driver of these scenarios that was silent for so long is replaced
 # What no worker needs; compiling it on every machine takes time.
-_LEFT_OUT = ("runner/web/", "runner/deployctl/", "runner/localcloud/aws/", "runner/examples/")
+_LEFT_OUT = ("runner/web/static/", "runner/localcloud/aws/", "runner/examples/")
 
 
 class Cloud:
@@ -51,7 +53,6 @@ class Cloud:
     def __init__(self, f: Fleet, *, nodes: int = 1, maximum: int = 4, slots: int = 2) -> None:
         self.f = f
         self.directory = f.directory / "cloud"
-        self.name = group_name("local", "worker", POOL)
         self.slots = slots
         self.state = LocalState(
             aws_endpoint=f"http://127.0.0.1:{engines.free_port()}", database_url=f.url, broker_url=f.engines.valkey.url
@@ -68,6 +69,7 @@ class Cloud:
         local_state.save(self.state, self.directory)
         env = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "SLUICE_"))}
         argv = [sys.executable, "-m", "runner.localcloud.aws", "--port", self.state.aws_endpoint.rpartition(":")[2]]
+        argv += ["--clock-rate", CLOCK_RATE]
         process.start(argv, env, self.directory / "aws.log", self._aws)
         self.f.wait(self._answers, "the AWS API answers")
         # Boto3 reads the endpoint from the environment, and so do the schedulers' and this process's drivers.
@@ -85,6 +87,8 @@ class Cloud:
 
     def __exit__(self, *_: object) -> None:
         self.quiet()
+        with contextlib.suppress(Exception):
+            self._tell()
         for pidfile in (self._machines, self._aws):
             running = process.read(pidfile)
             if running is not None:
@@ -93,6 +97,11 @@ class Cloud:
         machines.kill_all(self.directory)
         for name in [n for n in os.environ if n.startswith("AWS_")]:
             del os.environ[name]
+
+    def _tell(self) -> None:
+        """What a watcher of the rolls would have seen, for who keeps the directory."""
+        rows = self.f.all("SELECT * FROM event WHERE kind IN ('rollout', 'node') ORDER BY id")
+        (self.directory / "rolls.log").write_text("".join(f"{line(row)}\n" for row in rows))
 
     def _answers(self) -> bool:
         with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.state.aws_endpoint}/_sluice/ready"):
@@ -106,12 +115,13 @@ class Cloud:
         for started in [self.f.spawn("scheduler", f"s{i + 1}", **env) for i in range(n)]:
             self.f.registered(started)
 
-    def pool(self, release: str) -> None:
-        """The group of the pool, and its first nodes ready."""
+    def pool(self, release: str, role: str = "worker") -> None:
+        """The group of a role, and its first nodes ready."""
         low, high = self._bounds
+        name = group_name("local", role, POOL)
         variables = {
-            "SLUICE_ROLE": "worker",
-            "SLUICE_POOL": POOL,
+            "SLUICE_ROLE": role,
+            "SLUICE_POOL": POOL if role == "worker" else role,
             "SLUICE_QUEUES": "default",
             "SLUICE_SLOTS": str(self.slots),
             "SLUICE_HEARTBEAT_SECONDS": "0.3",
@@ -124,27 +134,27 @@ class Cloud:
         lines = "".join(f"      {k}={v}\n" for k, v in variables.items())
         data = f"#cloud-config\nwrite_files:\n  - path: {node.NODE_ENV}\n    content: |\n{lines}"
         template = {"ImageId": "ami-12c6146b", "UserData": base64.b64encode(data.encode()).decode()}
-        self.ec2.create_launch_template(LaunchTemplateName="pool", LaunchTemplateData=template)
+        self.ec2.create_launch_template(LaunchTemplateName=role, LaunchTemplateData=template)
         hooks = [
             {
-                "LifecycleHookName": name,
+                "LifecycleHookName": hook,
                 "LifecycleTransition": f"autoscaling:EC2_INSTANCE_{transition}",
                 "HeartbeatTimeout": HOOK_SECONDS,
                 "DefaultResult": "ABANDON",
             }
-            for name, transition in (("launch", "LAUNCHING"), ("terminate", "TERMINATING"))
+            for hook, transition in (("launch", "LAUNCHING"), ("terminate", "TERMINATING"))
         ]
         self.asg.create_auto_scaling_group(
-            AutoScalingGroupName=self.name,
+            AutoScalingGroupName=name,
             MinSize=0,
             MaxSize=high,
             DesiredCapacity=low,
             AvailabilityZones=["us-east-1a"],
-            LaunchTemplate={"LaunchTemplateName": "pool", "Version": "1"},
+            LaunchTemplate={"LaunchTemplateName": role, "Version": "1"},
             Tags=[{"Key": "Release", "Value": release, "PropagateAtLaunch": True}],
             LifecycleHookSpecificationList=hooks,
         )
-        self.f.wait(lambda: len(self.serving()) == low, "the first nodes are up")
+        self.f.wait(lambda: len(self.serving(role)) == low, f"the first {role} nodes are up")
 
     def publish(self, label: str, patch: Mapping[str, str] | None = None) -> str:
         """A release of this source tree, with some files in another form; its id."""
@@ -153,9 +163,9 @@ class Cloud:
         with zipfile.ZipFile(wheel, "w") as z:
             for path in sorted((root / "runner").rglob("*")):
                 name = path.relative_to(root).as_posix()
-                if path.is_file() and "__pycache__" not in name and not name.startswith(_LEFT_OUT):
-                    if name not in (patch or {}):
-                        z.write(path, name)
+                wanted = "__pycache__" not in name and not name.startswith(_LEFT_OUT) and name not in (patch or {})
+                if path.is_file() and wanted:
+                    z.write(path, name)
             for name, content in (patch or {}).items():
                 z.writestr(name, content)
         files = {"wheel/sluice-0-py3-none-any.whl": wheel.getvalue()}
@@ -191,15 +201,16 @@ class Cloud:
 
     # --- looking --------------------------------------------------------------------------------------------------
 
-    def group(self) -> Group:
-        return self.groups.group(self.name)
+    def group(self, role: str = "worker") -> Group:
+        return self.groups.group(group_name("local", role, POOL))
 
-    def facts(self) -> Facts:
-        return LiveFleet(self.f.engine, self.groups, self.settings, "worker", POOL).facts()
+    def facts(self, role: str = "worker") -> Facts:
+        pool = POOL if role == "worker" else role
+        return LiveFleet(self.f.engine, self.groups, self.settings, role, pool).facts()
 
-    def serving(self) -> dict[str, str]:
+    def serving(self, role: str = "worker") -> dict[str, str]:
         """Instance → release of the nodes that serve."""
-        facts = self.facts()
+        facts = self.facts(role)
         return {i: n.release for i in facts.serving() if (n := facts.node(i))}
 
     def launched(self) -> int:
@@ -207,16 +218,17 @@ class Cloud:
         found = self.ec2.describe_instances()["Reservations"]
         return sum(len(r["Instances"]) for r in found)
 
-    def expect(self, release: str, nodes: int, roll: int, state: str = "succeeded") -> None:
+    def expect(self, release: str, nodes: int, roll: int, state: str = "succeeded", role: str = "worker") -> None:
         """What the pool must have come to, and the rollout; anything else is a problem."""
         self.f.wait(
-            lambda: len(self.serving()) == nodes and len(self.group().instances) == nodes, "the pool comes to rest"
+            lambda: len(self.serving(role)) == nodes and len(self.group(role).instances) == nodes,
+            f"the {role} pool comes to rest",
         )
-        group, found = self.group(), self.view(roll)
+        group, found = self.group(role), self.view(roll)
         if found.state != state:
             self.f.problems.append(f"roll {roll} is {found.state}, not {state}: {found.error}")
-        if set(self.serving().values()) != {release}:
-            self.f.problems.append(f"{self.serving()} serve, not only {release}")
+        if set(self.serving(role).values()) != {release}:
+            self.f.problems.append(f"{self.serving(role)} serve, not only {release}")
         if (group.desired, group.release) != (nodes, release):
             self.f.problems.append(f"the group wants {group.desired} of {group.release}, not {nodes} of {release}")
 
@@ -232,18 +244,18 @@ class Cloud:
 
     # --- rolling --------------------------------------------------------------------------------------------------
 
-    def file(self, wish: Wish, *, owner: str = "") -> int:
-        """A rollout of the pool; with an owner no scheduler touches it before that one was silent for 15 s."""
+    def file(self, wish: Wish, *, owner: str = "", role: str = "worker", after: Sequence[int] = ()) -> int:
+        """A rollout of a role; with an owner no scheduler touches it before that one was silent for 15 s."""
         with self.f.engine.begin() as c:
-            before = self.facts().before(wish.release)
+            facts = self.facts(role)
             roll = rollouts.create(
                 c,
-                role="worker",
-                pool=POOL,
+                role=role,
+                pool=facts.pool,
                 release=wish.release,
                 strategy=wish.strategy,
-                wish={**vars(wish), "before": before},
-                steps=[(s.action, s.args) for s in plan(self.facts(), wish)],
+                wish={**vars(wish), "before": facts.before(wish.release), "after": list(after)},
+                steps=[(s.action, s.args) for s in plan(facts, wish)],
                 who="chaos",
             )
             if owner:

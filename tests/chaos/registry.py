@@ -17,6 +17,7 @@ class Scenario:
     items: its numbers in the fault list. seconds: the time at scale 1, in which everything must have ended. kills: it
     may end tasks in the middle (the platform must bring them back). mutation: a safety is taken away, so the verdict
     must name this problem. takes: about how long it really takes, so that the long ones start first.
+    default: it is run where none is named.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Scenario:
     kills: bool
     mutation: tuple[str, ...]
     takes: float
+    default: bool = True
 
     @property
     def lease(self) -> float:
@@ -43,12 +45,13 @@ def scenario(
     mutation: tuple[str, ...] = (),
     seconds: float = 300,
     takes: float = 15,
+    default: bool = True,
 ) -> Callable[[Body], Body]:
     """Make a function a scenario: it brings up its fleet, does harm, and leaves the waiting and judging to others."""
 
     def register(body: Body) -> Body:
         assert name not in SCENARIOS, name
-        SCENARIOS[name] = Scenario(name, body, items, seconds, kills, mutation, takes)
+        SCENARIOS[name] = Scenario(name, body, items, seconds, kills, mutation, takes, default)
         return body
 
     return register

@@ -1,4 +1,4 @@
-"""Rolls on an emulated AWS with real nodes: drivers that die, machines that are taken away, releases that are broken."""
+"""Rolls on an emulated AWS with real nodes: drivers that die, machines that are taken away, broken releases."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .fleet import Fleet, Inconclusive
 from .registry import scenario
 
 
-@scenario("roll-driver-kill", 14, takes=60)
+@scenario("roll-driver-kill", 14, takes=60, seconds=900)
 def roll_driver_kill(f: Fleet) -> None:
     """KILL the driver after each thing it does or writes down; then two drivers at once."""
     with cloud(f) as c:
@@ -78,7 +78,7 @@ def _die(c: Cloud, instance: str) -> None:
 Harm = Callable[[Cloud, str], None]
 
 
-@scenario("roll-reclaimed", 15, kills=True, takes=75)
+@scenario("roll-reclaimed", 15, kills=True, takes=75, seconds=900)
 def roll_reclaimed(f: Fleet) -> None:
     """At each step of a roll a machine goes: spot notice, health replacement, a hook that runs out, sudden death."""
     # step → what happens to the newest machine there is, or to the one that leaves
@@ -153,9 +153,9 @@ if "worker" in sys.argv:
 """
 
 
-@scenario("roll-broken", 14, 15, kills=True, takes=60)
+@scenario("roll-broken", 14, 15, kills=True, takes=60, seconds=900)
 def roll_broken(f: Fleet) -> None:
-    """Releases that do not start, that start and fail tasks, that start and hang: taken back, and the old one serves."""
+    """Releases that do not start, that start and fail tasks, or hang: taken back, and the old one serves on."""
     folder = f.pipelines()
     (folder / "patient.py").write_text(PATIENT)
     f.publish(folder)
@@ -186,7 +186,94 @@ def roll_broken(f: Fleet) -> None:
         c.quiet()
         f.wait(f.over, "all runs end")
         # Their tasks were tried again, which here is as it should be; that all have succeeded is asked above and here.
-        bad = f.one("SELECT count(*) FROM dag_run r WHERE state <> 'success'")
+        bad = f.one("SELECT count(*) FROM dag_run WHERE state <> 'success' AND run_type <> 'heartbeat'")
         if bad:
             f.problems.append(f"{bad} runs did not succeed")
         f.doomed |= set(f.created)
+
+
+@scenario("roll-control", 14, takes=75, seconds=900, default=False)
+def roll_control(f: Fleet) -> None:
+    """Roll the schedulers, who drive it themselves, then the web nodes: chains go on, and every request is answered."""
+    live = """
+        SELECT n.address FROM node n JOIN node_heartbeat h USING (node_id)
+        WHERE n.role = 'web' AND n.state = 'ready' AND h.at > now() - interval '10 seconds' ORDER BY n.node_id"""
+    with cloud(f, nodes=2, maximum=3) as c:
+        old, new = c.publish("old"), c.publish("new")
+        for worker in [f.spawn("worker", f"w{i}", slots=2) for i in (1, 2)]:
+            f.registered(worker)
+        c.pool(old, "scheduler")
+        c.pool(old, "web")
+        c.load("diamonds", 20, seconds=[0.05, 0.3])
+        first = c.file(Wish(new, drain_seconds=60), role="scheduler")
+        second = c.file(Wish(new, drain_seconds=60), role="web", after=[first])
+        asked, answered, doors = 0, 0, [row.address for row in f.all(live)]
+        ended = f.now()
+        while not c.ended(second):
+            if f.now() - ended > 0.25:  # as often as a load balancer would hear of it, and more
+                doors, ended = [row.address for row in f.all(live)] or doors, f.now()
+            asked += 1
+            try:
+                with urllib.request.urlopen(f"http://{doors[asked % len(doors)]}/health", timeout=10) as answer:
+                    answered += answer.status == 200
+            except OSError as e:
+                f.problems.append(f"request {asked}: {e}")
+            f.pause(0.05, 0.05)
+            if f.now() > f.deadline:
+                break
+        if answered != asked or asked < 20:
+            f.problems.append(f"{answered} of {asked} requests were answered")
+        c.expect(new, 2, first, role="scheduler")
+        c.expect(new, 2, second, role="web")
+        c.quiet()
+        f.wait(f.over, "all runs end")
+
+
+# Of each batch: from its surge to the last new node that is ready; from its drain to the end of the last task there.
+_BATCHES = """
+    WITH step AS (
+        SELECT args ->> 'batch' AS batch, action, started_at, ended_at, args
+        FROM rollout_step WHERE rollout_id = :roll AND args ? 'batch'
+    ), boot AS (
+        SELECT batch, extract(epoch FROM max(ended_at) - min(started_at)) AS seconds
+        FROM step WHERE action IN ('surge', 'wait_ready') GROUP BY batch
+    ), rest AS (
+        SELECT s.batch, greatest(0, extract(epoch FROM max(e.at) - min(s.started_at))) AS seconds
+        FROM step s JOIN LATERAL jsonb_array_elements_text(s.args -> 'instances') i ON true
+        LEFT JOIN event e ON e.node_id = i AND e.kind = 'task' AND e.state = 'success' AND e.at >= s.started_at
+        WHERE s.action = 'drain' GROUP BY s.batch
+    )
+    SELECT boot.batch, CAST(boot.seconds AS float) AS boot, CAST(coalesce(rest.seconds, 0) AS float) AS rest
+    FROM boot JOIN rest USING (batch) ORDER BY CAST(boot.batch AS int)"""
+
+
+@scenario("roll-100", 14, takes=3600, seconds=14_400, default=False)
+def roll_100(f: Fleet) -> None:
+    """A measurement: 100 nodes (times --scale) rolled by tenths under tasks of 0.05 to 60 s: wall time and bound."""
+    nodes, tasks = max(2, round(100 * f.scale)), round(50_000 * f.scale)
+    with cloud(f, nodes=nodes, maximum=nodes + max(1, nodes // 10)) as c:
+        c.schedulers(2)
+        old, new = c.publish("old"), c.publish("new")
+        c.pool(old)
+        c.load(tasks=4 * nodes, seconds=[0.05, 1.0])
+        f.run("wide", max(1, nodes // 20), seconds=[1.0, 60.0])
+        roll = c.file(Wish(new, batch="10%", drain_seconds=120))
+        while not c.ended(roll):
+            f.pause(2, 3)
+            f.run("one", max(1, nodes // 20), seconds=[1.0, 60.0])
+        c.expect(new, nodes, roll)
+        found = c.view(roll)
+        wall = (found.ended_at - found.created_at).total_seconds()
+        batches = f.all(_BATCHES, roll=roll)
+        bound = sum(b.boot + b.rest for b in batches)
+        longest = max((b.rest for b in batches), default=0.0)
+        f.wait(lambda: len(f.ledger_lines()) >= 2 * tasks, f"{tasks} tasks have run")
+        c.quiet()
+        f.wait(f.over, "all runs end")
+        print(
+            f"roll-100 nodes={nodes} batches={len(batches)} wall={wall:.0f} s bound={bound:.0f} s "
+            f"ratio={wall / max(bound, 0.001):.2f} longest_drain={longest:.0f} s tasks={len(f.ledger_lines()) // 2}",
+            flush=True,
+        )
+        if wall > 1.25 * bound:
+            f.problems.append(f"the roll took {wall:.0f} s, more than 1.25 times {bound:.0f} s")

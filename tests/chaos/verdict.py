@@ -39,7 +39,10 @@ def verdict(fleet: Fleet, *, kills: bool) -> Result:
     kills: its fault may end a task in the middle.
     """
     problems = list(fleet.problems)
-    everything = fleet.all("SELECT run_id, task_id, state, tries, attempt, error, id FROM task_instance ORDER BY id")
+    # The heartbeat runs of a roll are the product's own: they know no ledger.
+    everything = fleet.all("""
+        SELECT t.run_id, t.task_id, t.state, t.tries, t.attempt, t.error, t.id
+        FROM task_instance t JOIN dag_run r ON r.id = t.run_id WHERE r.run_type <> 'heartbeat' ORDER BY t.id""")
     instances = [row for row in everything if row.run_id not in fleet.doomed]
     found = judge(read_ledger(fleet.ledger), [(row.run_id, row.task_id) for row in instances])
     if found.lost:
@@ -60,7 +63,7 @@ def verdict(fleet: Fleet, *, kills: bool) -> Result:
         elif row.tries != 1:
             why = fleet.one(_RETRIED, id=row.id)
             problems.append(f"task instance {row.id} of run {row.run_id} used up {row.tries - 1} retries: {why}")
-    runs = fleet.all("SELECT id, state, unfinished FROM dag_run")
+    runs = fleet.all("SELECT id, state, unfinished FROM dag_run WHERE run_type <> 'heartbeat'")
     problems += [
         f"run {r.id} is {r.state}"
         for r in runs

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,56 @@ from runner.deployctl.job import StackResult
 
 ROOT = Path(__file__).parents[2]
 ACCOUNT = "123456789012"
+
+
+# Every kind of thing that a stack makes and that is listed by itself: service, call, the list in its answer.
+LISTINGS = [
+    ("autoscaling", "describe_auto_scaling_groups", "AutoScalingGroups"),
+    ("cloudwatch", "describe_alarms", "MetricAlarms"),
+    ("dms", "describe_endpoints", "Endpoints"),
+    ("dms", "describe_replication_instances", "ReplicationInstances"),
+    ("ec2", "describe_addresses", "Addresses"),
+    ("ec2", "describe_flow_logs", "FlowLogs"),
+    ("ec2", "describe_instances", "Reservations"),
+    ("ec2", "describe_internet_gateways", "InternetGateways"),
+    ("ec2", "describe_launch_templates", "LaunchTemplates"),
+    ("ec2", "describe_nat_gateways", "NatGateways"),
+    ("ec2", "describe_network_interfaces", "NetworkInterfaces"),
+    ("ec2", "describe_route_tables", "RouteTables"),
+    ("ec2", "describe_security_groups", "SecurityGroups"),
+    ("ec2", "describe_subnets", "Subnets"),
+    ("ec2", "describe_volumes", "Volumes"),
+    ("ec2", "describe_vpc_endpoints", "VpcEndpoints"),
+    ("ec2", "describe_vpcs", "Vpcs"),
+    ("elasticache", "describe_cache_subnet_groups", "CacheSubnetGroups"),
+    ("elasticache", "describe_replication_groups", "ReplicationGroups"),
+    ("elbv2", "describe_load_balancers", "LoadBalancers"),
+    ("elbv2", "describe_target_groups", "TargetGroups"),
+    ("events", "list_rules", "Rules"),
+    ("iam", "list_instance_profiles", "InstanceProfiles"),
+    ("iam", "list_open_id_connect_providers", "OpenIDConnectProviderList"),
+    ("iam", "list_policies", "Policies"),
+    ("iam", "list_roles", "Roles"),
+    ("kms", "list_aliases", "Aliases"),
+    ("logs", "describe_log_groups", "logGroups"),
+    ("rds", "describe_db_instances", "DBInstances"),
+    ("rds", "describe_db_parameter_groups", "DBParameterGroups"),
+    ("rds", "describe_db_subnet_groups", "DBSubnetGroups"),
+    ("route53", "list_hosted_zones", "HostedZones"),
+    ("s3", "list_buckets", "Buckets"),
+    ("secretsmanager", "list_secrets", "SecretList"),
+    ("sns", "list_subscriptions", "Subscriptions"),
+    ("sns", "list_topics", "Topics"),
+    ("ssm", "describe_parameters", "Parameters"),
+]
+ARGUMENTS: dict[str, dict[str, Any]] = {"list_policies": {"Scope": "Local"}}
+# Where a list has what is gone beside what there is.
+ALIVE: dict[str, Callable[[dict[str, Any]], bool]] = {
+    "describe_instances": lambda i: i["State"]["Name"] != "terminated",
+    "describe_nat_gateways": lambda g: g["State"] != "deleted",
+    "describe_vpc_endpoints": lambda e: e["State"].lower() != "deleted",
+    "list_secrets": lambda secret: "DeletedDate" not in secret,
+}
 
 
 @dataclass
@@ -51,15 +101,22 @@ class Cloud:
         return len(self.log.read_text().splitlines())
 
     def contents(self) -> dict[str, int]:
-        """How many objects of each kind there are, by moto's own account."""
-        with urllib.request.urlopen(f"{self.endpoint}/moto-api/data.json", timeout=300) as answer:
-            found = json.load(answer)
-        return {
-            f"{service}.{kind}": len(items)
-            for service, kinds in found.items()
-            for kind, items in kinds.items()
-            if items
-        }
+        """How many objects of each kind there are, as AWS's own listings say."""
+        found = {}
+        for service, call, listed in LISTINGS:
+            client, lives = self.client(service), ALIVE.get(call, lambda _: True)
+            arguments = ARGUMENTS.get(call, {})
+            if client.can_paginate(call):
+                pages = client.get_paginator(call).paginate(**arguments)
+            else:
+                pages = [getattr(client, call)(**arguments)]
+            rows = [row for page in pages for row in page[listed]]
+            if call == "describe_instances":
+                rows = [instance for reservation in rows for instance in reservation["Instances"]]
+            count = sum(map(lives, rows))
+            if count:
+                found[f"{service} {listed}"] = count
+        return found
 
     @property
     def environ(self) -> dict[str, str]:

@@ -17,7 +17,11 @@ import pytest
 
 from runner.localcloud import machines, node, process, state
 from runner.localcloud.cloud import Cloud
+from runner.rollout.sign import SecretKey
 from runner.telemetry.alive import birth
+
+KEY = SecretKey.generate()
+USER_DATA = f"#cloud-config\nwrite_files:\n- path: {node.NODE_ENV}\n  content: |\n      SLUICE_ROLE=worker\n"
 
 # Stands in for the agent: says from which release it runs, and leaves a child that no process tree leads to.
 AGENT = """
@@ -195,6 +199,7 @@ def test_a_node_waits_for_its_tag_and_its_release(bench: Bench, aws: Any, eventu
         ("#!/bin/sh\necho hi\n", None, "user data is not a #cloud-config"),
         ("#cloud-config\nwrite_files: [\n", None, "user data cannot be read"),
         (None, b"not a tarball", "release broken1 cannot be unpacked"),
+        (f"{USER_DATA}      SLUICE_RELEASE_KEY={KEY.public}\n", None, "release broken1 is refused: it is not signed"),
     ],
 )
 def test_a_machine_that_cannot_boot_says_why_and_abandons_its_launch(

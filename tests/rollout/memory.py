@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -175,6 +175,9 @@ class MemoryFleet:
         node_id = next(n for (n, _), run in self.heartbeats.items() if run == run_id)
         failed = self._machine(node_id).release in self.failing
         return RunState("failed", "ValueError: broken") if failed else RunState("success")
+
+    def end_runs(self, run_ids: Collection[int]) -> None:
+        assert set(run_ids) <= set(self.heartbeats.values())
 
     def set_template(self, version: str) -> None:
         raise AssertionError("there are no templates here")

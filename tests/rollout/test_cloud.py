@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Iterator
 from typing import Any
 
 import boto3
 import pytest
 from botocore.exceptions import ClientError
+from botocore.stub import Stubber
 from moto import mock_aws
 
 from runner.rollout.cloud import Cloud, group_name
@@ -80,3 +82,63 @@ def test_a_capacity_that_aws_refuses_is_an_error_of_ours() -> None:
 
     with pytest.raises(SluiceError, match=r"cannot have 99 instances: .* above max value 3"):
         Cloud("us-east-1", autoscaling=Refusing(), ec2=object()).set_desired(NAME, 99)  # type: ignore[arg-type]
+
+
+def test_why_a_group_cannot_launch(asg: Any) -> None:
+    since = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
+
+    def activity(at: int, description: str, status: str, message: str = "-") -> dict[str, Any]:
+        return {
+            "ActivityId": "a",
+            "AutoScalingGroupName": NAME,
+            "Description": description,
+            "Cause": "desired capacity",
+            "StartTime": since + dt.timedelta(minutes=at),
+            "StatusCode": status,
+            "StatusMessage": message,
+        }
+
+    def said(*activities: dict[str, Any]) -> str:
+        client: Any = boto3.client("autoscaling", "us-east-1")
+        with Stubber(client) as stub:
+            stub.add_response("describe_scaling_activities", {"Activities": list(activities)})
+            return Cloud("us-east-1", autoscaling=client).launch_error(NAME, since)
+
+    failed = activity(1, "Launching a new EC2 instance", "Failed", "You have requested more vCPU capacity than …")
+    assert said(activity(2, "Terminating EC2 instance: i-1", "Successful"), failed).startswith("You have requested")
+    assert said(activity(2, "Launching a new EC2 instance: i-2", "InProgress"), failed) == ""
+    assert said({**failed, "StartTime": since - dt.timedelta(minutes=1)}) == ""
+    assert Cloud("us-east-1").launch_error(NAME, since) == ""
+
+
+def test_who_is_not_served_by_the_load_balancer(asg: Any) -> None:
+    ec2, elb = boto3.client("ec2", "us-east-1"), boto3.client("elbv2", "us-east-1")
+    vpc = ec2.describe_vpcs()["Vpcs"][0]["VpcId"]
+    made = elb.create_target_group(Name="web", Protocol="HTTP", Port=8080, VpcId=vpc)["TargetGroups"][0]
+    asg.attach_load_balancer_target_groups(AutoScalingGroupName=NAME, TargetGroupARNs=[made["TargetGroupArn"]])
+    cloud = Cloud("us-east-1")
+    first, second = (i.instance_id for i in cloud.group(NAME).instances)
+    elb.deregister_targets(TargetGroupArn=made["TargetGroupArn"], Targets=[{"Id": second}])
+    assert {i.instance_id: i.served for i in cloud.group(NAME).instances} == {first: True, second: False}
+
+
+def test_a_template_that_may_not_be_put_back_is_said_so(asg: Any) -> None:
+    client: Any = boto3.client("autoscaling", "us-east-1")
+    cloud = Cloud("us-east-1", autoscaling=client)
+    with Stubber(client) as stub:
+        template = {"LaunchTemplateId": "lt-1", "Version": "2"}
+        group = {
+            "AutoScalingGroupName": NAME,
+            "MinSize": 0,
+            "MaxSize": 1,
+            "DesiredCapacity": 0,
+            "DefaultCooldown": 0,
+            "AvailabilityZones": [],
+            "HealthCheckType": "EC2",
+            "CreatedTime": dt.datetime.now(dt.UTC),
+            "LaunchTemplate": template,
+        }
+        stub.add_response("describe_auto_scaling_groups", {"AutoScalingGroups": [group]})
+        stub.add_client_error("update_auto_scaling_group", "AccessDenied", "You are not authorized")
+        with pytest.raises(SluiceError, match="keeps its template: You are not authorized"):
+            cloud.set_template(NAME, "1")

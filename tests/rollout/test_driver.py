@@ -257,3 +257,35 @@ def test_in_place_a_bad_release_is_taken_back(how: str, n: int, batch: int, cras
     assert d.run() == "failed"
     assert d.settled() == (n, n, "old", ["old"] * n)
     assert d.fleet.fewest_serving == n and d.fleet.launched == n
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.integers(1, 4),
+    st.integers(1, 3),
+    st.integers(0, 3),
+    st.lists(st.tuples(st.integers(0, 60), st.integers(0, 9)), max_size=4),
+    st.integers(0, 60),
+    st.integers(0, 99),
+)
+def test_machines_that_die_at_any_moment_are_replaced_and_the_pool_keeps_its_size(
+    n: int, batch: int, surge: int, deaths: list[tuple[int, int]], crash_at: int, seed: int
+) -> None:
+    d = Drill(shuffled(seed, MemoryFleet.of(n)), Wish("new", batch, 60, 40, 60, surge=surge), crash_at)
+    d.fleet.minimum = 0
+    moments = iter(range(10**6))
+
+    def die(drill: Drill) -> None:
+        now = next(moments)
+        alive = [m for m in drill.fleet.machines if m.alive]
+        for at, which in deaths:
+            if at == now and alive:
+                m = alive[which % len(alive)]
+                step = next((s for s in drill.journal.steps if s.state == "running"), None)
+                if step and step.action == "terminate" and m.lifecycle == "InService":
+                    continue  # between looking and terminating it: milliseconds, and one machine too many
+                m.alive, m.lifecycle, m.busy = False, "", 0
+                m.node = "gone" if m.node else ""
+
+    assert d.run(at=die) == "succeeded"
+    assert d.settled() == (n, n, "new", ["new"] * n)

@@ -148,22 +148,21 @@ def test_a_wheel_cannot_write_outside(release: Path) -> None:
 
 
 @pytest.mark.slow
-def test_this_tree_built_and_installed_without_a_network(tmp_path: Path) -> None:
+@pytest.mark.timeout(600)
+def test_this_tree_built_and_installed_without_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The wheels come from the cache of the builder; the first time ever, from the index."""
-    built = releases.build(tiny.ROOT, out=tmp_path, targets=[HERE])
+    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+    built = releases.build(tiny.ROOT, out=tmp_path, targets=[HERE], extras=["node"])
     home = tmp_path / "opt" / built.id
     home.mkdir(parents=True)
     with tarfile.open(built.path) as tar:
         tar.extractall(home, filter="data")
     # Without a network where the kernel lets us, else with no index that could answer
     alone = ("unshare", "-n") if shutil.which("unshare") and output("unshare", "-n", "true")[0] == 0 else ()
-    nowhere = {"PIP_NO_INDEX": "1", "UV_OFFLINE": "1"}
-    assert install(home, *alone, **nowhere) == (0, "")
+    assert install(home, *alone, PIP_NO_INDEX="1", UV_OFFLINE="1") == (0, "")
     code, said = output(*alone, home / "venv/bin/runner", "--version")
     assert (code, said.split()[0]) == (0, "runner")
-    for program in ("ansible-playbook", "celery"):
-        assert output(*alone, home / "venv/bin" / program, "--version")[0] == 0
-    # Nothing is missing that any of them would import
-    check = "import flower.app, runner.agent.main, runner.worker.main, runner.scheduler.main, runner.web.main, pandas"
-    assert output(*alone, home / "venv/bin/python", "-c", check)[0] == 0
-    assert output(*alone, home / "venv/bin/python", "-m", "pip", "check")[1] == "No broken requirements found."
+    assert "[core " in output(*alone, home / "venv/bin/ansible-playbook", "--version")[1]
+    # Nothing is missing that a service would import
+    services = "import flower.app, " + ", ".join(f"runner.{s}.main" for s in ("agent", "worker", "scheduler", "web"))
+    assert output(*alone, home / "venv/bin/python", "-c", services)[0] == 0

@@ -17,7 +17,7 @@ from runner.rollout.fleet import LiveFleet
 from runner.rollout.gate import Tally
 from runner.rollout.plan import Wish, plan
 from runner.settings import RefusedError, Settings, UsageError
-from runner.state import nodes, queries, rollouts, transitions
+from runner.state import nodes, orders, queries, rollouts, transitions
 from runner.state.views import RolloutRow, StepRow
 
 from .conftest import GROUP, Pool
@@ -390,3 +390,55 @@ def test_a_schema_that_cannot_be_migrated_now_is_tried_again(pool: Pool, monkeyp
     assert advance(pool, roll)
     assert "lock timeout" in pool.one("SELECT detail ->> 'trouble' FROM rollout_step WHERE seq = 1")
     assert drive(pool, roll)[0].state == "succeeded" and done == ["pre", "pre", "post"]
+
+
+def test_a_heartbeat_run_that_nobody_can_run_any_more_is_ended_with_its_roll(pool: Pool) -> None:
+    # Given a new node that hangs: it registers, is heard, and takes nothing
+    roll = file(pool, replace(WISH, heartbeat_seconds=0.2))
+    advance(pool, roll)
+    pool.cloud.reconcile()
+    with pool.engine.begin() as c:
+        pool._register(c, pool.cloud.members["i-3"])
+        c.execute(text("UPDATE node SET slots = 0 WHERE release = 'new'"))
+    assert drive(pool, roll)[0].state == "failed"
+    assert pool.one("SELECT count(*) FROM dag_run WHERE state = 'running'") == 0
+
+
+def change_in_place(pool: Pool) -> None:
+    """What the agents do with their orders: the new release's node beside the old one, which gives way."""
+    for machine, member in pool.cloud.members.items():
+        with pool.engine.begin() as c:
+            order = orders.find(c, machine)
+            if order is None:
+                continue
+            there = queries.machine(c, machine)
+            new = next((n for n in there if n.release == order.release), None)
+            node_id = new.node_id if new else f"{machine}.{order.release}"
+            if new is None:
+                pool._register(c, replace(member, instance_id=node_id, release=order.release))
+                c.execute(text("UPDATE node SET instance_id = :m WHERE node_id = :n"), {"m": machine, "n": node_id})
+            nodes.heartbeat(c, node_id)
+            for other in there:
+                if other.release != order.release:
+                    nodes.cordon(c, other.node_id, reason=order.reason, by="agent", deadline_seconds=60)
+                    nodes.drained(c, other.node_id)
+
+
+@pytest.mark.parametrize("bad", [False, True])
+def test_nodes_change_in_place_and_change_back(pool: Pool, bad: bool) -> None:
+    pool.failing |= {"new"} if bad else set()
+    roll = file(pool, replace(WISH, strategy="in-place", batch=2))
+    for _ in range(60):
+        if not advance(pool, roll):
+            break
+        pool.play()
+        change_in_place(pool)
+    with pool.engine.connect() as c:
+        view = rollouts.get(c, roll)
+    assert view.state == ("failed" if bad else "succeeded")
+    assert pool.cloud.launched == 2 and set(pool.cloud.members) == {"i-1", "i-2"}
+    serving = {"i-1": "old", "i-2": "old"} if bad else {"i-1.new": "new", "i-2.new": "new"}
+    assert pool.serving() == serving
+    assert pool.cloud.release == ("old" if bad else "new")
+    live = LiveFleet(pool.engine, pool.cloud, SETTINGS, "worker", "default")
+    assert live.facts().outdated("new") == (["i-1", "i-2"] if bad else [])

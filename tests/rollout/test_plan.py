@@ -27,13 +27,13 @@ def test_one_by_one() -> None:
     no_more = {"seconds": 0.0, "commands": [], "promql": []}
     assert plan(facts("old", "old"), wish) == [
         Step("tag", {"group": "g", "release": "new", "before": "old"}),
-        Step("surge", {"batch": 1, "group": "g", "count": 1}),
+        Step("surge", {"batch": 1, "group": "g", "count": 1, "leaving": ["i-1"]}),
         Step("wait_ready", {"batch": 1, **gate, "limit_seconds": 60}),
         Step("heartbeat", {"batch": 1, **gate, "limit_seconds": 30}),
         Step("bake", {"batch": 1, **gate, **no_more}),
         Step("drain", {"batch": 1, "group": "g", "instances": ["i-1"], "seconds": 90}),
         Step("terminate", {"batch": 1, "group": "g", "instances": ["i-1"]}),
-        Step("surge", {"batch": 2, "group": "g", "count": 1}),
+        Step("surge", {"batch": 2, "group": "g", "count": 1, "leaving": ["i-2"]}),
         Step("wait_ready", {"batch": 2, **gate, "limit_seconds": 60}),
         Step("heartbeat", {"batch": 2, **gate, "limit_seconds": 30}),
         Step("bake", {"batch": 2, **gate, **no_more}),

@@ -12,11 +12,14 @@ import json
 import tarfile
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
+
+from runner.rollout.sign import SecretKey, sign
 
 SOURCE = Path(__file__).parents[2] / "terraform/modules/boot/boot.py"
 USER_DATA_MAX_BYTES = 16_384  # EC2's
@@ -153,6 +156,63 @@ def test_a_boot_that_fails_says_so_and_gives_the_instance_back(
     assert run(boot, monkeypatch, metadata, aws) == 1
     assert aws.asked[-2:] == [("tag", "i-1", "Boot", f"failed: {reason}"), ("abandon", "group", "launch", "i-1")]
     assert f"error: boot: {reason}" in capfd.readouterr().out
+
+
+KEY, OTHER = SecretKey.generate(), SecretKey.generate()
+
+
+class Signed(Aws):
+    """A release in the artifacts, with a manifest that `key` signed; `lost` and `changed` objects by their ending."""
+
+    def __init__(self, key: SecretKey = KEY, lost: str = "-", changed: str = "-", **told: Any) -> None:
+        super().__init__(release("#!/bin/sh\n"))
+        facts = {"id": "abc123", "archive": {"sha256": hashlib.sha256(self.archive).hexdigest()}, **told}
+        self.objects = {".tar.gz": self.archive, ".json": json.dumps(facts).encode()}
+        self.objects[".json.minisig"] = sign(self.objects[".json"], key, "sluice release abc123").encode()
+        if changed in self.objects:
+            self.objects[changed] += b" "
+        self.objects.pop(lost, None)
+
+    def fetch(self, bucket: str, key: str) -> bytes:
+        self.asked.append(("fetch", bucket, key))
+        ending = key.removeprefix("some/prefix/releases/abc123")
+        if ending not in self.objects:
+            raise OSError("HTTP Error 403: Forbidden")
+        return self.objects[ending]
+
+
+@pytest.fixture
+def trust(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SETTINGS, "SLUICE_RELEASE_KEY", f"{SecretKey.generate().public},{KEY.public}")
+
+
+@pytest.mark.usefixtures("trust")
+def test_a_signed_release_boots_where_a_key_is_asked_for(
+    boot: ModuleType, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run(boot, monkeypatch, Metadata(), Signed()) == 0
+    assert "release abc123 is signed by a trusted key" in capfd.readouterr().out
+
+
+@pytest.mark.usefixtures("trust")
+@pytest.mark.parametrize(
+    ("aws", "reason"),
+    [
+        (Signed(lost=".json.minisig"), "its signature is not there (HTTP Error 403: Forbidden)"),
+        (Signed(lost=".json"), "its signature is not there (HTTP Error 403: Forbidden)"),
+        (Signed(OTHER), f"signed with key {OTHER.public.name}, which is not trusted"),
+        (Signed(changed=".json"), "its signature is not good"),
+        (Signed(changed=".tar.gz"), "its archive is not the one that was signed"),
+        (Signed(id="abc122"), "its archive is not the one that was signed"),
+    ],
+    ids=["no signature", "no manifest", "another key", "another manifest", "another archive", "another release"],
+)
+def test_nothing_of_a_release_is_unpacked_that_nobody_answers_for(
+    boot: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, aws: Signed, reason: str
+) -> None:
+    assert run(boot, monkeypatch, Metadata(), aws) == 1
+    assert aws.asked[-2] == ("tag", "i-1", "Boot", f"failed: release abc123 is refused: {reason}")
+    assert not (tmp_path / "releases").exists()
 
 
 def test_an_instance_is_given_back_also_where_nobody_can_be_told(

@@ -62,6 +62,15 @@ def test_every_page_shows_what_is_there(client: Client, busy: tuple[World, int, 
         assert word in fleet
 
 
+def test_the_history_tells_of_code_and_rolls(client: Client, busy: tuple[World, int, int]) -> None:
+    told = page(client, "/history")
+    assert re.search(r'id="roll-1".*default.*>r2<.*s-running.*ana', told, re.S)
+    assert re.search(r'id="code-1".*examples.*>v1<.*s-succeeded', told, re.S)
+    rows = client.get("/api/v1/history").json()
+    assert {r["id"] for r in rows} == {"roll-1", "code-1"}
+    assert all(r["tasks"]["lost"] == 0 for r in rows)
+
+
 def test_a_failed_try_is_told_on_the_task_page(client: Client, busy: tuple[World, int, int]) -> None:
     told = page(client, "/tasks/1")
 
@@ -80,6 +89,7 @@ def test_a_newcomer_sees_what_to_do_next(client: Client, engine: Engine) -> None
     assert "No pipelines yet" in page(client, "/")
     assert "runner dag trigger" in page(client, "/runs")
     assert "No node has registered yet" in page(client, "/fleet")
+    assert "Nothing was changed yet" in page(client, "/history")
 
 
 def test_htmx_gets_the_inner_part_of_the_same_page(client: Client, world: World) -> None:

@@ -44,7 +44,7 @@ def read(file: TextIO, name: str) -> list[Task]:
             at = seconds = math.nan
         if not math.isfinite(at) or not 0 <= seconds < math.inf:
             raise UsageError(
-                f"{name}, line {rows.line_num}: ready_at {row['ready_at']!r} and seconds {row['seconds']!r} make no task",
+                f"{name}, line {rows.line_num}: no task is ready at {row['ready_at']!r} for {row['seconds']!r} seconds",
                 "ready_at is a time such as 2026-01-31T08:00:00Z or a number of seconds, seconds is 0 or more",
             )
         found.append(Task(at, seconds, row["queue"]))
@@ -60,7 +60,8 @@ def write(file: TextIO, tasks: Iterable[tuple[str, dt.datetime, float]]) -> int:
     rows = csv.writer(file, lineterminator="\n")
     rows.writerow(COLUMNS)
     n = 0
-    for n, (queue, ready_at, seconds) in enumerate(tasks, 1):
+    for queue, ready_at, seconds in tasks:
+        n += 1
         at = ready_at.astimezone(dt.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         rows.writerow((queue, at, f"{seconds:.3f}"))
     return n

@@ -119,7 +119,7 @@ class TargetTracking:
 
     def _backlog(self, pool: Pool) -> float:
         slots = pool.machine.slots * sum(n.serves_at <= pool.now for n in pool.staying)
-        return backlog_per_slot(len(pool.waiting), pool.running, slots)
+        return backlog_per_slot(len(pool.waiting), pool.running, slots, pool.machine.slots)
 
 
 def parse(text: str, limits: Limits, *, cpu_share: float = 1.0) -> Policy:

@@ -182,20 +182,23 @@ def reason(limits: Limits, load: Load, decision: Decision) -> str:
 
 
 def merge(loads: Iterable[tuple[int, float | None]], target_wait_seconds: float) -> float | None:
-    """The mean of (tasks, seconds each): none takes more than the target wait, nor does one that is unknown (None).
+    """The mean of (tasks, seconds each), each cut at the target wait; unknown ones (None) count with that.
 
-    None if there are no tasks.
+    None if nothing is known of any of them.
     """
-    known = [(n, target_wait_seconds if s is None else min(s, target_wait_seconds)) for n, s in loads]
-    total = sum(n for n, _ in known)
-    return sum(n * s for n, s in known) / total if total else None
+    found = list(loads)
+    if all(seconds is None for _, seconds in found):
+        return None
+    total = sum(n for n, _ in found)
+    return sum(n * min(target_wait_seconds if s is None else s, target_wait_seconds) for n, s in found) / total
 
 
-def backlog_per_slot(waiting: int, running: int, slots: int) -> float:
+def backlog_per_slot(waiting: int, running: int, slots: int, node_slots: int) -> float:
     """The figure for target tracking: tasks that wait or run for each slot. 1 is a fleet that is just full.
 
-    Without a slot there is no ratio: each waiting task counts as one above a full fleet, so that zero nodes become one.
+    Of a pool without a slot it is what it would be with one node, and above 1 as soon as anything waits: there is
+    nothing to wait for but a node.
     """
-    if not slots:
-        return 1.0 + waiting if waiting else 0.0
-    return (waiting + running) / slots
+    if slots:
+        return (waiting + running) / slots
+    return max(1.01, waiting / node_slots) if waiting else 0.0

@@ -25,6 +25,8 @@ from runner.settings import RefusedError, SluiceError
 _POLL_SECONDS = 0.5
 _SILENT_SECONDS = 15.0  # after its stop a worker may still answer for a moment
 T = TypeVar("T")
+NOT_BEGUN = "not begun"
+CALLED_OFF = "its drain was called off: it takes tasks again"
 _DEADLINE_HINT = "roll.drain_deadline gives tasks longer; the same command goes on"
 
 
@@ -100,10 +102,10 @@ class Roll:
             results |= done | {h: e.message for h, e in failed.items()}
             real = {h: e for h, e in failed.items() if not isinstance(e, Stopped)}
             if real:
-                results |= {t.name: "not begun" for t in todo if t.name not in results}
+                results |= {t.name: NOT_BEGUN for t in todo if t.name not in results}
                 raise HostsError("the roll stopped", results, real)
         if self.stop.is_set():
-            return results | {t.name: "not begun" for t in todo if t.name not in results}
+            return results | {t.name: NOT_BEGUN for t in todo if t.name not in results}
         self.journal.close()
         return results
 
@@ -136,7 +138,7 @@ class Roll:
         began = time.monotonic()
         for action in todo:
             if self.stop.is_set() and action == "drain":
-                raise Stopped("not begun")
+                raise Stopped(NOT_BEGUN)
             self._step(target, action)
         result = f"rolled in {time.monotonic() - began:.0f} s"
         self.journal.mark(target.name, todo[-1], over=True, result=result)
@@ -181,7 +183,7 @@ class Roll:
         while True:
             if self.stop.is_set():
                 self._call_off(target)
-                raise Stopped("its drain was called off: it takes tasks again")
+                raise Stopped(CALLED_OFF)
             try:
                 consumed, at_hand = self._look(target, control)
                 said = _summary(target, consumed, at_hand)

@@ -1,2 +1,3 @@
 load_balancer = false
 private_dns   = false
+cloudwatch    = false

@@ -7,8 +7,6 @@ and asks nobody but the metadata service and AWS. A machine that cannot come up 
 
 Where node.env names keys (SLUICE_RELEASE_KEY: public keys of minisign) nothing of a release is unpacked unless one of
 them signed it. This file comes with the user data and not with a release: it can judge one.
-
-    boot install RELEASE     bring a further release to this machine: fetched, verified, unpacked and installed
 """
 
 import base64
@@ -262,11 +260,6 @@ def main():
     settings = read_settings(NODE_ENV.read_text())
     metadata = Metadata(os.environ.get("SLUICE_IMDS_URL", "http://169.254.169.254"))
     aws = Aws(settings["AWS_REGION"], metadata.credentials)
-    if sys.argv[1:2] == ["install"]:
-        try:
-            return subprocess.run([bring(sys.argv[2], settings, aws) / "scripts/install"]).returncode
-        except (BootError, OSError) as e:
-            sys.exit(f"error: {e}")
     try:
         boot(settings, metadata, aws)
     except Exception as e:

@@ -41,8 +41,12 @@ locals {
 }
 
 module "boot" {
-  source   = "../boot"
-  settings = merge(local.node_env, length(var.release_keys) > 0 ? { SLUICE_RELEASE_KEY = join(",", var.release_keys) } : {})
+  source = "../boot"
+  settings = merge(
+    local.node_env,
+    length(var.release_keys) > 0 ? { SLUICE_RELEASE_KEY = join(",", var.release_keys) } : {},
+    var.cloudwatch ? { SLUICE_CLOUDWATCH = "true" } : {},
+  )
 }
 
 data "aws_ssm_parameter" "newest_image" {
@@ -168,4 +172,16 @@ resource "aws_autoscaling_lifecycle_hook" "this" {
   lifecycle_transition   = each.value.transition
   heartbeat_timeout      = each.value.heartbeat_seconds
   default_result         = "ABANDON"
+}
+
+# One by one, because the group's own tags are left alone: the release among them is deployctl's.
+resource "aws_autoscaling_group_tag" "scaling" {
+  for_each               = var.scaling_tags
+  autoscaling_group_name = aws_autoscaling_group.this.name
+
+  tag {
+    key                 = each.key
+    value               = each.value
+    propagate_at_launch = false
+  }
 }

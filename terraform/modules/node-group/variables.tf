@@ -172,3 +172,15 @@ variable "target_group_arns" {
   type        = list(string)
   default     = []
 }
+
+variable "scaling_tags" {
+  description = "Tags of the group, not of its instances, that tell the schedulers how to scale it; none: by hand."
+  type        = map(string)
+  default     = {}
+}
+
+variable "cloudwatch" {
+  description = "Whether these nodes publish heartbeat and backlog to CloudWatch: for schedulers."
+  type        = bool
+  default     = false
+}

@@ -80,6 +80,7 @@ module "schedulers" {
   release_keys          = var.release_keys
   boot_seconds          = var.boot_seconds
   drain_seconds         = 60
+  cloudwatch            = var.cloudwatch
 }
 
 module "web" {

@@ -130,6 +130,12 @@ variable "private_dns" {
   default     = true
 }
 
+variable "cloudwatch" {
+  description = "Whether a scheduler publishes the heartbeat and the backlog per slot to CloudWatch, once a minute."
+  type        = bool
+  default     = true
+}
+
 variable "deletion_protection" {
   description = "Refuse to delete the load balancer, whose name people's DNS points at."
   type        = bool

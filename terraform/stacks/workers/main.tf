@@ -2,6 +2,18 @@
 
 locals {
   pools = { for name, pool in var.pools : name => merge(pool, { workers = lookup(var.workers, name, pool.workers) }) }
+
+  # What the schedulers read of a pool that has no node to ask.
+  scaling_tags = {
+    for name, pool in local.pools : name => {
+      Scaling           = pool.scaling
+      MaxWorkers        = tostring(pool.max_workers)
+      Slots             = tostring(pool.slots)
+      Queues            = join(" ", pool.queues)
+      CooldownSeconds   = tostring(pool.cooldown_seconds)
+      TargetWaitSeconds = tostring(pool.target_wait_seconds)
+    }
+  }
 }
 
 module "role" {
@@ -32,7 +44,8 @@ module "pool" {
 
   min_size              = each.value.workers
   max_size              = each.value.max_workers + var.surge
-  protect_from_scale_in = true
+  protect_from_scale_in = each.value.scaling != "target-tracking" # AWS has to be able to pick one; it drains all the same
+  scaling_tags          = each.value.scaling == "none" ? {} : local.scaling_tags[each.key]
 
   engines               = local.engines
   buckets               = local.buckets
@@ -49,4 +62,32 @@ module "pool" {
   release_keys          = var.release_keys
   boot_seconds          = var.boot_seconds
   drain_seconds         = each.value.drain_seconds
+}
+
+# For those who prefer AWS's own scaling: by the figure that a scheduler publishes each minute.
+resource "aws_autoscaling_policy" "backlog" {
+  for_each               = { for name, pool in local.pools : name => pool if pool.scaling == "target-tracking" }
+  name                   = "backlog-per-slot"
+  autoscaling_group_name = module.pool[each.key].group_name
+  policy_type            = "TargetTrackingScaling"
+
+  target_tracking_configuration {
+    target_value = each.value.backlog_per_slot
+
+    customized_metric_specification {
+      namespace   = "Sluice"
+      metric_name = "BacklogPerSlot"
+      statistic   = "Average"
+
+      metric_dimension {
+        name  = "Env"
+        value = var.env
+      }
+
+      metric_dimension {
+        name  = "Pool"
+        value = each.key
+      }
+    }
+  }
 }

@@ -92,6 +92,10 @@ variable "pools" {
     volume_gb: root volume in GiB.
     drain_seconds: how long a drain waits for running tasks; longer than the pool's longest task.
     container_credentials: whether tasks in containers may have the node's credentials.
+    scaling: who changes how many run: none (you), sluice (the schedulers), target-tracking (AWS, by backlog_per_slot).
+    cooldown_seconds: sluice: how long a node that was needed stays.
+    target_wait_seconds: sluice: within this time a waiting task should be done; long ones get a slot each.
+    backlog_per_slot: target-tracking: tasks that wait or run for each slot; needs cloudwatch = true in control.
   EOT
   type = map(object({
     workers               = optional(number, 2)
@@ -104,6 +108,10 @@ variable "pools" {
     volume_gb             = optional(number, 50)
     drain_seconds         = optional(number, 3600)
     container_credentials = optional(bool, false)
+    scaling               = optional(string, "none")
+    cooldown_seconds      = optional(number, 300)
+    target_wait_seconds   = optional(number, 60)
+    backlog_per_slot      = optional(number, 1)
   }))
 
   validation {
@@ -132,6 +140,11 @@ variable "pools" {
   }
 
   validation {
+    condition     = alltrue([for pool in values(var.pools) : length(join(" ", pool.queues)) <= 256])
+    error_message = "pools: the names of a pool's queues are 256 characters at most, all together: AWS keeps them in a tag."
+  }
+
+  validation {
     condition     = length(flatten([for pool in values(var.pools) : pool.queues])) == length(distinct(flatten([for pool in values(var.pools) : pool.queues])))
     error_message = "pools: a queue is in one pool only, and once: ${join("; ", [for name, pool in var.pools : "${name} has ${join(", ", pool.queues)}"])}."
   }
@@ -144,6 +157,16 @@ variable "pools" {
   validation {
     condition     = alltrue([for pool in values(var.pools) : pool.volume_gb >= 8 && pool.volume_gb <= 16384])
     error_message = "pools: volume_gb must be between 8 and 16384: ${join(", ", [for name, pool in var.pools : "${name} has ${pool.volume_gb}"])}."
+  }
+
+  validation {
+    condition     = alltrue([for pool in values(var.pools) : contains(["none", "sluice", "target-tracking"], pool.scaling)])
+    error_message = "pools: scaling is none, sluice or target-tracking: ${join(", ", [for name, pool in var.pools : "${name} has \"${pool.scaling}\""])}."
+  }
+
+  validation {
+    condition     = alltrue([for pool in values(var.pools) : pool.cooldown_seconds >= 0 && pool.target_wait_seconds > 0 && pool.backlog_per_slot > 0])
+    error_message = "pools: cooldown_seconds is 0 or more, target_wait_seconds and backlog_per_slot are above 0."
   }
 
   validation {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
+import hashlib
 import shutil
 import socket
 import socketserver
@@ -18,17 +18,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine as Database
+from sqlalchemy import text
 
 from runner import bundle
+from runner.localcloud import containers, image
+from runner.localcloud.containers import Container, Engine
 from runner.localcloud.engines import Postgres
+from runner.rollout.release import archive_key, describe, manifest_key, pack, to_bytes
 from runner.state import nodes, queries, transitions
 from runner.state.doorbell import Doorbell, celery_app
 from runner.storage import Storage
 
 ROOT = Path(__file__).parents[3]
-MIRROR = os.environ.get("SLUICE_DEBIAN_MIRROR", "http://deb.debian.org/debian")
-PACKAGES = "systemd,systemd-sysv,dbus,python3,ca-certificates,procps"
 PYTHON = f"python{sys.version_info[0]}.{sys.version_info[1]}"  # the host's own, whose packages the machine uses
 RELEASES = "opt/sluice/releases"
 
@@ -54,26 +56,23 @@ with DAG("slow"):
 """
 
 
+# What a release brings to make its environment, in place of the wheels: that of the first one again.
+INSTALL = """
+import pathlib, shutil, sys
+here = pathlib.Path(sys.argv[1])
+shutil.copytree("/opt/sluice/releases/r1/venv", here / "venv", symlinks=True)
+runner = here / "venv/bin/runner"
+runner.write_text(runner.read_text().replace("/opt/sluice/releases/r1", str(here)))
+"""
+
+
 @pytest.fixture(scope="session")
-def system() -> Path:
-    """The root of a Debian, made once a machine: it takes two minutes."""
-    for program in ("podman", "runc", "debootstrap"):
-        if shutil.which(program) is None:
-            pytest.fail(f"{program} is not installed: apt-get install podman runc debootstrap")
-    kept = Path(tempfile.gettempdir()) / "sluice-e2e-bookworm"
-    if not kept.is_dir():
-        part = Path(tempfile.mkdtemp(prefix="sluice-e2e-"))
-        argv = ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", "bookworm", str(part), MIRROR]
-        done = subprocess.run(argv, capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-        for mounted in ("proc", "sys"):
-            subprocess.run(["umount", "-l", str(part / mounted)], capture_output=True)
-        for unused in ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/locale", "usr/share/man"):
-            shutil.rmtree(part / unused, ignore_errors=True)  # each machine has a copy of its own
-        subprocess.run(["chroot", str(part), "useradd", "--system", "--user-group", "sluice"], check=True)
-        part.chmod(0o755)
-        part.rename(kept)
-    return kept
+def podman() -> Engine:
+    """The engine, with the image of container nodes."""
+    engine = containers.find()
+    assert engine.name == "podman", "the machine's disk is written from outside: apt-get install podman runc"
+    image.ensure(engine)
+    return engine
 
 
 @pytest.fixture
@@ -111,16 +110,17 @@ def pump(source: socket.socket, target: socket.socket) -> None:
 class Machine:
     """A container that runs systemd, on the host's network."""
 
-    def __init__(self, system: Path, home: Path, environment: dict[str, str], engine: Engine) -> None:
-        self.home, self.root, self.shared, self.engine = home, home / "root", home / "shared", engine
-        subprocess.run(["cp", "-a", "--reflink=auto", str(system), str(self.root)], check=True)
+    def __init__(self, podman: Engine, home: Path, environment: dict[str, str], engine: Database) -> None:
+        self.podman, self.home, self.shared, self.engine = podman, home, home / "shared", engine
+        self.name = home.name
         for name in ("out", "storage", "artifacts"):
             (self.shared / name).mkdir(parents=True)
             (self.shared / name).chmod(0o777)
         self.environment = environment
         self.doorbell = Doorbell(celery_app(environment["SLUICE_BROKER_URL"]))
-        self.podman = ["podman", "--root", f"{home}/pr", "--runroot", f"{home}/rr", "--storage-driver", "vfs"]
-        self.podman += ["--cgroup-manager", "cgroupfs", "--events-backend", "file", "--runtime", "runc"]
+        self.root = Path(self._create())
+        subprocess.run(["chroot", str(self.root), "useradd", "--system", "--user-group", "sluice"], check=True)
+        self.write("etc/cloud/cloud-init.disabled", "")  # nothing boots it but the test
         for unit in (ROOT / "systemd").glob("runner*"):
             self.write(f"etc/systemd/system/{unit.name}", unit.read_text())
         # As a pool would that works on a path of its own.
@@ -140,6 +140,20 @@ class Machine:
         start = f"#!/{venv}/bin/python\nimport sys\nfrom runner.cli import main\nsys.exit(main())\n"
         self.write(f"{venv}/bin/runner", start, 0o755)
         self.write(f"{venv}/.complete", "")
+
+    def publish_release(self) -> str:
+        """A release in the artifacts, whose installation makes the same; its id."""
+        files = {f"systemd/{unit.name}": unit.read_bytes() for unit in (ROOT / "systemd").glob("runner*")}
+        files["systemd/runner-worker@.service"] += b"# of another release\n"
+        files["scripts/install"] = INSTALL.encode()
+        manifest = describe(files, "", executable=["scripts/install"])
+        archive = pack({**files, "manifest.json": to_bytes(manifest)}, {"scripts/install"})
+        manifest["archive"] = {"sha256": hashlib.sha256(archive).hexdigest(), "size": len(archive)}
+        release = str(manifest["id"])
+        storage = Storage.open(f"file://{self.shared}/artifacts")
+        storage.put(archive_key(release), archive)
+        storage.put(manifest_key(release), to_bytes(manifest))
+        return release
 
     def set(self, **environment: str) -> None:
         """Write node.env."""
@@ -161,34 +175,48 @@ class Machine:
         wants = self.root / "etc/systemd/system/multi-user.target.wants"
         wants.mkdir(parents=True, exist_ok=True)
         (wants / "runner-agent.service").symlink_to("/etc/systemd/system/runner-agent.service")
+        self.power_on()
+
+    def _create(self) -> str:
         packages = next(p for p in sys.path if p.endswith("site-packages"))
-        argv = [*self.podman, "run", "--detach", "--name", "m", "--systemd=always", "--network", "host"]
-        argv += ["--ulimit", "nofile=4096:4096", "--ulimit", "nproc=4096:4096"]
-        # What systemd needs to close a service in, as on a machine of its own.
-        argv += ["--cap-add", "SYS_ADMIN", "--cap-add", "SYS_PTRACE", "--security-opt", "seccomp=unconfined"]
-        argv += ["--volume", f"{packages}:/sluice/packages:ro", "--volume", f"{ROOT}/runner:/sluice/tree/runner:ro"]
-        argv += ["--volume", f"{sys.base_prefix}:/sluice/python:ro"]
-        argv += ["--volume", f"{self.shared}:/sluice/shared", "--rootfs", str(self.root), "/sbin/init"]
-        done = subprocess.run(argv, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
+        container = Container(
+            self.name,
+            "m1",
+            image.tag(),
+            self.home,
+            self.home / "console.log",
+            {
+                Path(packages): "/sluice/packages:ro",
+                ROOT / "runner": "/sluice/tree/runner:ro",
+                Path(sys.base_prefix): "/sluice/python:ro",
+                self.shared: "/sluice/shared",
+            },
+        )
+        argv = containers.run_argv(self.podman, container)
+        # On the host's network, where the engines are; not started before its disk is as it shall be.
+        argv = ["create", *argv[2:]]
+        argv[argv.index("none")] = "host"
+        argv[argv.index("--hostname") : argv.index("--hostname") + 2] = []
+        self.podman.run(*argv)
+        return self.podman.run("mount", self.name).stdout.strip()
 
     def power_off(self) -> None:
         """Pull the plug."""
-        subprocess.run([*self.podman, "kill", "m"], check=True, capture_output=True)
+        self.podman.run("kill", self.name)
 
     def power_on(self) -> None:
-        """Boot again, with the disk as it was."""
-        self.wait(lambda: not self.up(), 120)
-        subprocess.run([*self.podman, "start", "m"], check=True, capture_output=True)
+        """Boot, with the disk as it is, once it is down."""
+        self.wait(lambda: not self.up())
+        self.podman.run("start", self.name)
 
     def up(self) -> bool:
         """Whether it runs at all."""
-        argv = [*self.podman, "inspect", "--format", "{{.State.Running}}", "m"]
-        return subprocess.run(argv, capture_output=True, text=True).stdout.strip() == "true"
+        state = self.podman.inspect(self.name)
+        return state is not None and state["Status"] == "running"
 
     def run(self, *argv: str, check: bool = True) -> str:
         """Run a command on it, as root."""
-        done = subprocess.run([*self.podman, "exec", "m", *argv], capture_output=True, text=True)
+        done = containers.execute(self.podman, self.name, argv)
         assert done.returncode == 0 or not check, f"{argv}: {done.stderr or done.stdout}\n{self.journal()}"
         return done.stdout.strip()
 
@@ -201,9 +229,9 @@ class Machine:
     def journal(self) -> str:
         """What its services said last."""
         argv = ["journalctl", "--no-pager", "-n", "60", "-o", "cat", "-u", "runner-*"]
-        return subprocess.run([*self.podman, "exec", "m", *argv], capture_output=True, text=True).stdout
+        return containers.execute(self.podman, self.name, argv).stdout
 
-    def wait(self, what: Callable[[], Any], seconds: float = 120.0) -> Any:
+    def wait(self, what: Callable[[], Any], seconds: float = 240.0) -> Any:
         deadline = time.monotonic() + seconds
         while not (value := what()):
             assert time.monotonic() < deadline, f"not within {seconds:g} s\n{self.journal()}"
@@ -272,14 +300,14 @@ class Machine:
             assert nodes.cordon(c, "m1", reason="test", by="test", deadline_seconds=600)
 
     def close(self) -> None:
-        subprocess.run([*self.podman, "rm", "--force", "--time", "0", "m"], capture_output=True)
         self.doorbell.close()
-        subprocess.run(["umount", f"{self.home}/pr/vfs"], capture_output=True)
+        self.podman.run("umount", self.name, check=False)
+        self.podman.remove(self.name)
         shutil.rmtree(self.home, ignore_errors=True)
 
 
 @pytest.fixture
-def machine(system: Path, database: str, broker_url: str, engine: Engine) -> Iterator[Machine]:
+def machine(podman: Engine, database: str, broker_url: str, engine: Database) -> Iterator[Machine]:
     """A machine that is not yet switched on."""
     home = Path(tempfile.mkdtemp(prefix="sluice-unit-"))
     home.chmod(0o755)
@@ -295,6 +323,6 @@ def machine(system: Path, database: str, broker_url: str, engine: Engine) -> Ite
         "SLUICE_WEB_PORT": "0",
         "LD_LIBRARY_PATH": "/sluice/python/lib",
     }
-    machine = Machine(system, home, environment, engine)
+    machine = Machine(podman, home, environment, engine)
     yield machine
     machine.close()

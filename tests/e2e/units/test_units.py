@@ -8,7 +8,7 @@ from runner.state import orders
 
 from .conftest import Machine
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
 
 WORKER = "runner-worker@r1.service"
 
@@ -93,21 +93,27 @@ def test_a_scheduler_that_hangs_is_restarted_by_the_watchdog(machine: Machine) -
 
 
 def test_a_worker_changes_to_another_release_in_place_and_back(machine: Machine) -> None:
-    # Given a busy worker of one release, and another release that is installed
-    machine.release("r2")
+    # Given a busy worker of one release, and another release that is published
+    new = machine.publish_release()
     busy(machine)
 
-    def order(release: str) -> None:
+    def order(release: str) -> str | None:
         with machine.engine.begin() as c:
-            assert orders.give(c, "m1", release, reason="roll 7", by="someone", drain_seconds=600)
+            orders.give(c, "m1", release, reason="roll 7", by="someone", drain_seconds=600)
+            found = orders.find(c, "m1")
+        return found.error if found else None
 
+    # When it is ordered to change to one that there is not, it says so and serves on
+    machine.wait(lambda: order("nothing"))
+    assert "nothing" in str(order("nothing")) and machine.state() == "ready"
     # When the machine is ordered to change
-    order("r2")
+    order(new)
     # Then the new worker comes up beside the old one, which drains
-    machine.wait(lambda: machine.state("m1.r2") == "ready")
+    machine.wait(lambda: machine.state(f"m1.{new}") == "ready")
     machine.wait(lambda: machine.state("m1") == "draining")
-    row = machine.node("m1.r2")
-    assert row is not None and row.release == "r2"
+    row = machine.node(f"m1.{new}")
+    assert row is not None and row.release == new
+    assert "of another release" in machine.run("systemctl", "cat", WORKER)
     assert machine.show(WORKER, "ActiveState") == ["active"] and machine.task()[0] == "running"
     # When the old one's task has ended
     machine.go()
@@ -115,10 +121,10 @@ def test_a_worker_changes_to_another_release_in_place_and_back(machine: Machine)
     machine.wait(lambda: machine.state("m1") == "gone")
     assert machine.task() == ("success", 0, 1)
     assert machine.show(WORKER, "ActiveState", "ExecMainStatus") == ["inactive", "0"]
-    machine.wait(lambda: machine.run("readlink", "-f", "/opt/sluice/current").endswith("/r2"))
+    machine.wait(lambda: machine.run("readlink", "-f", "/opt/sluice/current").endswith(f"/{new}"))
     machine.wait(lambda: machine.show("runner-agent.service", "NRestarts") == ["1"])
     # And back again, under the first one's name
     order("r1")
     machine.wait(lambda: machine.state("m1") == "ready")
-    machine.wait(lambda: machine.state("m1.r2") == "gone")
+    machine.wait(lambda: machine.state(f"m1.{new}") == "gone")
     machine.wait(lambda: machine.run("readlink", "-f", "/opt/sluice/current").endswith("/r1"))

@@ -229,8 +229,9 @@ def test_limits_that_are_none() -> None:
 
 
 def test_the_mean_of_what_waits_and_the_backlog_per_slot() -> None:
-    assert merge([], 60) is None
+    assert merge([], 60) is None and merge([(3, None)], 60) is None
     assert merge([(3, 10.0), (1, None)], 60) == 22.5
     assert merge([(1, 3600.0)], 60) == 60
-    assert backlog_per_slot(4, 4, 8) == 1.0
-    assert backlog_per_slot(0, 0, 0) == 0.0 and backlog_per_slot(1, 0, 0) > 1
+    assert backlog_per_slot(4, 4, 8, 4) == 1.0
+    assert backlog_per_slot(0, 0, 0, 4) == 0.0 and backlog_per_slot(1, 0, 0, 4) > 1
+    assert backlog_per_slot(20, 0, 0, 4) == 5.0

@@ -6,19 +6,22 @@ import asyncio
 import contextlib
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, Self
 
 import asyncssh
+import boto3
 import psutil
 from celery import Celery
 
 HERE = Path(__file__).parent
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 120.0
 
 
 def until(what: Callable[[], object], seconds: float = PATIENCE_SECONDS) -> None:
@@ -28,12 +31,24 @@ def until(what: Callable[[], object], seconds: float = PATIENCE_SECONDS) -> None
         time.sleep(0.1)
 
 
+class _Doorman(asyncssh.SSHServer):
+    """Knows who is there, also who was not let in."""
+
+    def __init__(self, connections: set[asyncssh.SSHServerConnection]) -> None:
+        self._connections = connections
+
+    def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
+        self._connections.add(conn)
+
+
 class SshServer:
     """An SSH server in a thread that runs what it is told as this user, with an environment of its own."""
 
     def __init__(self, key: Path, authorized: Path, env: dict[str, str]) -> None:
         self.port = 0
         self.commands: list[str] = []
+        self._children: set[asyncio.subprocess.Process] = set()
+        self._connections: set[asyncssh.SSHServerConnection] = set()
         self._key, self._authorized, self._env = key, authorized, env
         self._loop = asyncio.new_event_loop()
         self._ready = threading.Event()
@@ -56,6 +71,7 @@ class SshServer:
             0,
             server_host_keys=[str(self._key)],
             authorized_client_keys=str(self._authorized),
+            server_factory=lambda: _Doorman(self._connections),
             process_factory=self._run,
             encoding=None,
         )
@@ -64,6 +80,13 @@ class SshServer:
         await self._over.wait()
         server.close()
         await server.wait_closed()
+        for child in self._children:  # what a client has given up waiting for
+            child.kill()
+        for connection in self._connections:
+            connection.abort()
+            await connection.wait_closed()
+        if others := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.wait(others, timeout=10)
 
     async def _run(self, process: asyncssh.SSHServerProcess[bytes]) -> None:
         assert process.command
@@ -75,7 +98,11 @@ class SshServer:
             stderr=asyncio.subprocess.PIPE,
             env=self._env,
         )
+        self._children.add(child)
         out, err = await child.communicate()
+        self._children.discard(child)
+        if process.is_closing():
+            return
         process.stdout.write(out)
         process.stderr.write(err)
         process.exit(child.returncode or 0)
@@ -111,8 +138,6 @@ class Machine:
         return [p for p in found if psutil.pid_exists(p)]
 
     def unit(self, verb: str) -> None:
-        import subprocess
-
         subprocess.run([HERE / "unit", verb], env=self.env, check=True)
 
     def kill(self) -> None:
@@ -171,6 +196,16 @@ class Shop:
         self.app.send_task("shop.work", (self.sent, seconds), **options)
         return self.sent
 
+    def hold(self, count: int) -> None:
+        """So many tasks that are under way until let_go()."""
+        for _ in range(count):
+            self.sent += 1
+            self.app.send_task("shop.hold", (self.sent,))
+        until(lambda: len(self.lines("start")) == self.sent)
+
+    def let_go(self) -> None:
+        self.ledger.with_name("go").touch()
+
     @contextlib.contextmanager
     def load(self, pause: float = 0.07) -> Iterator[None]:
         """Tasks of 0.05 to 1 s, some with a countdown, for as long as this lasts."""
@@ -213,8 +248,75 @@ class Shop:
             machine.unit("start")
         until(lambda: len(self.consuming()) == 4)
 
-    def close(self) -> None:
+    def stop(self) -> None:
         for machine in self.machines:
             machine.kill()
+
+    def close(self) -> None:
+        self.stop()
+        for machine in self.machines:
             machine.ssh.stop()
         self.app.close()
+
+
+class Group:
+    """An autoscaling group in an emulated AWS; a thread gives each of its instances a worker, and takes it away with a
+    KILL when the instance is terminated, as pulling the plug does."""
+
+    name = "shop-workers"
+
+    def __init__(self, shop: Shop, size: int) -> None:
+        self.version = shop.root / "newest"
+        self.version.write_text("1")
+        self._env = {**shop.machines[0].env, "SHOP_VERSION": str(self.version)}
+        self._asg: Any = boto3.client("autoscaling", "eu-west-1")
+        self._ec2: Any = boto3.client("ec2", "eu-west-1")
+        self._workers: dict[str, subprocess.Popen[bytes]] = {}
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._play)
+        self._ec2.create_launch_template(LaunchTemplateName="shop", LaunchTemplateData={"ImageId": "ami-12c6146b"})
+        self._asg.create_auto_scaling_group(
+            AutoScalingGroupName=self.name,
+            MinSize=size,
+            MaxSize=size + 1,
+            DesiredCapacity=size,
+            AvailabilityZones=["eu-west-1a"],
+            LaunchTemplate={"LaunchTemplateName": "shop", "Version": "1"},
+        )
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+        for worker in self._workers.values():
+            self._kill(worker)
+        self._asg.delete_auto_scaling_group(AutoScalingGroupName=self.name, ForceDelete=True)
+        self._ec2.delete_launch_template(LaunchTemplateName="shop")
+
+    def members(self) -> list[str]:
+        (found,) = self._asg.describe_auto_scaling_groups(AutoScalingGroupNames=[self.name])["AutoScalingGroups"]
+        return [i["InstanceId"] for i in found["Instances"]]
+
+    def _play(self) -> None:
+        while not self._over.wait(0.2):
+            members = self.members()
+            for instance in set(members) - set(self._workers):
+                command = [sys.executable, "-m", "celery", "-A", "shop", "worker", "-n", f"w@{instance}", "-c", "2"]
+                self._workers[instance] = subprocess.Popen(
+                    [*command, "--without-gossip", "--without-mingle"],
+                    env=self._env,
+                    start_new_session=True,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                )
+            for instance in set(self._workers) - set(members):
+                self._kill(self._workers[instance])
+
+    @staticmethod
+    def _kill(worker: subprocess.Popen[bytes]) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(worker.pid, signal.SIGKILL)
+        worker.wait()

@@ -21,3 +21,12 @@ def work(number: int, seconds: float) -> None:
     write("start", number, VERSION)
     time.sleep(seconds)
     write("end", number, VERSION)
+
+
+@app.task(name="shop.hold")
+def hold(number: int) -> None:
+    """Lasts until the file `go` is there."""
+    write("start", number, VERSION)
+    while not Path(os.environ["SHOP_LEDGER"]).with_name("go").exists():
+        time.sleep(0.1)
+    write("end", number, VERSION)

@@ -11,10 +11,10 @@ from collections.abc import Callable
 
 import pytest
 
-from .machines import Shop, until
+from .machines import Group, Shop, until
 
 Run = Callable[..., tuple[int, str, str]]
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 
 def test_a_roll_under_load_loses_nothing_and_does_nothing_twice(shop: Shop, deployctl: Run) -> None:
@@ -67,20 +67,33 @@ def test_a_failure_on_one_host_names_it_and_is_gone_on_with(shop: Shop, deployct
 
 def test_a_host_that_is_not_idle_in_time_takes_tasks_again(shop: Shop, deployctl: Run) -> None:
     # Given tasks on all slots that last longer than the deadline
-    for _ in range(8):
-        shop.send(15.0)
-    until(lambda: len(shop.lines("start")) == 8)
+    shop.hold(8)
     shop.describe(drain_deadline="2s", on_deadline="abort")
     # When the fleet is rolled
     code, out, err = deployctl("roll", "--fleet", shop.file, "--release", "2", "--yes")
     # Then it stops there, and nobody was stopped
-    assert code == 1 and "not idle within 2 s" in err and "tasks left" in err
+    assert code == 1 and "not idle within 2 s" in err and "left" in err
     assert "not begun" in out
     until(lambda: len(shop.consuming()) == 4)
     assert shop.machines[0].version.read_text() == "1"
+    # When one that may wait is interrupted while it does
+    shop.describe()
+    command = [sys.executable, "-m", "runner.deployctl.main", "roll", "--fleet", str(shop.file), "--yes"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        said = ""
+        for line in process.stderr:
+            said += line
+            if "tasks left" in line:
+                process.send_signal(signal.SIGINT)
+    # Then it calls its drain off, and says how to go on
+    assert process.returncode == 130 and "the same command goes on" in said, said
+    until(lambda: len(shop.consuming()) == 4)
+    assert shop.state.exists()
     # And a roll that was only begun can be taken back
     code, out, _ = deployctl("roll", "--fleet", shop.file, "--abort")
     assert code == 0 and not shop.state.exists()
+    shop.let_go()
     shop.check()
 
 
@@ -114,6 +127,7 @@ def test_a_roll_that_was_killed_at_any_step_goes_on(shop: Shop) -> None:
                     return
             raise AssertionError(said)
 
+    shop.describe(batch="100%")
     with shop.load():
         until(lambda: shop.lines("end"))
         # Given a roll whose terminal was killed in each of these steps
@@ -129,3 +143,26 @@ def test_a_roll_that_was_killed_at_any_step_goes_on(shop: Shop) -> None:
     assert len(shop.consuming()) == 4
     # And nothing is lost, and nothing was done twice
     shop.check()
+
+
+def test_the_instances_of_a_group_are_replaced_one_by_one(shop: Shop, deployctl: Run, aws: str) -> None:
+    # Given the workers as instances of an autoscaling group, each with the newest version when it boots
+    shop.stop()
+    with Group(shop, size=2) as group:
+        before = group.members()
+        until(lambda: len(shop.consuming()) == 2)
+        shop.file.write_text(
+            f"fleet: shop\nbroker: {{url: '{shop.broker}'}}\nworkers: ['w@{{instance}}']\n"
+            f"autoscaling_group: {{name: {group.name}, region: eu-west-1, strategy: replace}}\n"
+            "roll: {back_timeout: 60s}\n"
+        )
+        with shop.load(pause=0.3):
+            until(lambda: shop.lines("end"))
+            group.version.write_text("2")
+            # When the group is rolled
+            code, out, err = deployctl("roll", "--fleet", shop.file, "--yes", "--json")
+        # Then every instance is another one, and none was terminated before it was idle
+        assert code == 0, err
+        assert all(h["ok"] for h in json.loads(out)["hosts"])
+        assert len(group.members()) == 2 and not set(group.members()) & set(before)
+        assert shop.check() == {"1", "2"}

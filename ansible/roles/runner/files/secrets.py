@@ -1,4 +1,4 @@
-"""Write the key of stored secrets, which a Secrets Manager secret holds, to a file that only root and our services read.
+"""Write the key of stored secrets, which a Secrets Manager secret holds, to a file that only our services read.
 
     python -c "$(cat secrets.py)" ARN FILE GROUP write|compare
 
