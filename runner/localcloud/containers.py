@@ -18,6 +18,7 @@ from runner.settings import SluiceError, UsageError
 LABEL = "sluice.directory"  # on each container: the local cloud it belongs to
 _RUNROOT = "/run/sluice/containers"  # gone after a restart of the host, as podman wants it
 _MAX_FILES = 65536
+_REMOVE_SECONDS = 600.0  # a whole fleet, on a machine that is busy: nothing may be left
 _MAX_PROCESSES = 16384  # podman lowers its own limit to half of what the kernel would give
 
 
@@ -59,7 +60,7 @@ class Engine:
         """KILL containers and remove them with their volumes; those that are not there are no error."""
         if names:
             at_once = ["--time", "0"] if self.name == "podman" else []  # Docker's rm does not wait
-            self.run("rm", "--force", *at_once, "--volumes", *names, check=False)
+            self.run("rm", "--force", *at_once, "--volumes", *names, check=False, seconds=_REMOVE_SECONDS)
 
 
 @dataclass(frozen=True)

@@ -70,8 +70,9 @@ def test_every_node_is_what_its_role_says(fleet: Fleet, role: str) -> None:
         # And its services are as they should be: the agent comes back after a reboot, the rest comes through the agent
         agent = host.service("runner-agent")
         assert agent.is_running and agent.is_enabled
-        unit = host.service(UNITS[role].format(release=release).removesuffix(".service"))
-        assert unit.is_running and not unit.is_enabled
+        unit = UNITS[role].format(release=release)
+        assert host.service(unit).is_running
+        assert host.check_output(f"systemctl is-enabled {unit}") == "static"
         exporter = host.service("prometheus-node-exporter")
         assert exporter.is_running and exporter.is_enabled
 
