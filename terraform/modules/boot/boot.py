@@ -260,6 +260,7 @@ def main():
     settings = read_settings(NODE_ENV.read_text())
     metadata = Metadata(os.environ.get("SLUICE_IMDS_URL", "http://169.254.169.254"))
     aws = Aws(settings["AWS_REGION"], metadata.credentials)
+    say("looking for the release")
     try:
         boot(settings, metadata, aws)
     except Exception as e:
