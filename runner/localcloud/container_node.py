@@ -82,23 +82,35 @@ class ContainerNode(Node):
         if found is not None and found["Status"] == "running" and bridge.plugged(int(found["Pid"])):
             self.say("adopted: it was running already")
         else:
-            address = self._address()
             if found is None:
-                self.say(f"power on: instance {self.id} at {address}")
-                engine.run(*containers.run_argv(engine, self._container()))
+                self.say(f"power on: instance {self.id} at {self._address()}")
+                engine.run(*containers.create_argv(engine, self._container()))
             elif found["Status"] != "running":
-                self.say(f"power on again at {address}")
-                engine.run("start", self.container)
-            found = engine.inspect(self.container) or {"Pid": 0}
-            if not found["Pid"]:
-                raise SluiceError("the container has ended at once")
-            cable = (self.yard.bridge, self.yard.cidr, self.id, int(found["Pid"]), address)
-            bridge.plug(*cable, hardware_address(address))
-        pid = int(found["Pid"])
+                self.say(f"power on again at {self._address()}")
+            if engine.name == "podman":
+                # Namespaces before the first process: cloud-init never sees a machine without a network. Docker cannot,
+                # and there it asks again a moment later.
+                engine.run("init", self.container, check=False)
+                self._plug(required=False)
+            engine.run("start", self.container)
+            self._plug()
+        pid = self._pid()
         born = birth(pid)
         if born is None:
             raise SluiceError("the container has ended at once")
         return pid, born
+
+    def _pid(self) -> int:
+        """The container's first process; 0 if there is none."""
+        return int((self.yard.engine.inspect(self.container) or {"Pid": 0})["Pid"])
+
+    def _plug(self, *, required: bool = True) -> None:
+        """Give the container its cable, unless it has one."""
+        pid, address = self._pid(), self._address()
+        if not pid and required:
+            raise SluiceError("the container has ended at once")
+        if pid and not bridge.plugged(pid):
+            bridge.plug(self.yard.bridge, self.yard.cidr, self.id, pid, address, hardware_address(address))
 
     def _address(self) -> str:
         instance = self.cloud.get(self.id)

@@ -103,11 +103,11 @@ def find() -> Engine:
     raise UsageError("there is no container engine", "apt-get install podman runc")
 
 
-def run_argv(engine: Engine, container: Container) -> list[str]:
-    """The arguments that start a machine. Pure, but for the limits of this process, which nothing can exceed."""
+def create_argv(engine: Engine, container: Container) -> list[str]:
+    """The arguments that make a machine. Pure, but for the limits of this process, which nothing can exceed."""
     files = _limit(resource.RLIMIT_NOFILE, _MAX_FILES)
     processes = _limit(resource.RLIMIT_NPROC, _MAX_PROCESSES)
-    argv = ["run", "--detach", "--tty", "--name", container.name, "--hostname", container.hostname]
+    argv = ["create", "--tty", "--name", container.name, "--hostname", container.hostname]
     argv += ["--label", f"{LABEL}={container.directory}"]
     # The address comes from bridge.plug(), the same way with either engine.
     argv += ["--network", "none"]

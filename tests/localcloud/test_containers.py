@@ -29,7 +29,7 @@ def container(tmp_path: Path) -> Container:
 
 @pytest.mark.parametrize("engine", [PODMAN, DOCKER])
 def test_a_machine_has_no_way_out_and_no_more_rights_than_systemd_needs(engine: Engine, tmp_path: Path) -> None:
-    argv = containers.run_argv(engine, container(tmp_path))
+    argv = containers.create_argv(engine, container(tmp_path))
     assert argv[-2:] == ["image:1", "/sbin/init"]
     pairs = list(itertools.pairwise(argv))
     assert ("--network", "none") in pairs

@@ -267,6 +267,7 @@ def main():
             return subprocess.run([bring(sys.argv[2], settings, aws) / "scripts/install"]).returncode
         except (BootError, OSError) as e:
             sys.exit(f"error: {e}")
+    say("looking for the release")
     try:
         boot(settings, metadata, aws)
     except Exception as e:

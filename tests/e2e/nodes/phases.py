@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 # What says in the journal that a phase is over.
 _MARKS = {
-    "systemd is up, cloud-init starts": r"Cloud-init v\.\S* running 'init'",
-    "user data is there, boot starts": r"boot: +\d+\.\d s",
+    "cloud-init is done, boot starts": r"boot: .* looking for the release",
     "release fetched": r"boot: .* fetched, ",
     "release unpacked": r"boot: .* unpacked",
-    "services started": r"boot: .* up: the agent",
+    "release installed": r"bootstrap: configuring with ansible",
+    "agent started": r"Starting runner-agent\.service",
 }
 
 
