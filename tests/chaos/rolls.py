@@ -18,7 +18,7 @@ from .fleet import Fleet, Inconclusive
 from .registry import scenario
 
 
-@scenario("roll-driver-kill", 14, takes=60, seconds=900)
+@scenario("roll-driver-kill", 14, takes=60, seconds=900, default=False)
 def roll_driver_kill(f: Fleet) -> None:
     """KILL the driver after each thing it does or writes down; then two drivers at once."""
     with cloud(f) as c:
@@ -78,7 +78,7 @@ def _die(c: Cloud, instance: str) -> None:
 Harm = Callable[[Cloud, str], None]
 
 
-@scenario("roll-reclaimed", 15, kills=True, takes=75, seconds=900)
+@scenario("roll-reclaimed", 15, kills=True, takes=75, seconds=900, default=False)
 def roll_reclaimed(f: Fleet) -> None:
     """At each step of a roll a machine goes: spot notice, health replacement, a hook that runs out, sudden death."""
     # step → what happens to the newest machine there is, or to the one that leaves
@@ -153,7 +153,7 @@ if "worker" in sys.argv:
 """
 
 
-@scenario("roll-broken", 14, 15, kills=True, takes=60, seconds=900)
+@scenario("roll-broken", 14, 15, kills=True, takes=60, seconds=900, default=False)
 def roll_broken(f: Fleet) -> None:
     """Releases that do not start, that start and fail tasks, or hang: taken back, and the old one serves on."""
     folder = f.pipelines()
