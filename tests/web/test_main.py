@@ -24,7 +24,7 @@ from .conftest import World
 _CODE = "import sys; from runner.settings import load; from runner.web.main import run; sys.exit(run(load()))"
 
 
-def wait(condition: Callable[[], object], seconds: float = 10.0) -> None:
+def wait(condition: Callable[[], object], seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not happen"
