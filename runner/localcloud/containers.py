@@ -104,10 +104,20 @@ def find() -> Engine:
 
 
 def create_argv(engine: Engine, container: Container) -> list[str]:
-    """The arguments that make a machine. Pure, but for the limits of this process, which nothing can exceed."""
+    """The arguments that make a machine, to be started later."""
+    return ["create", *_machine_argv(engine, container)]
+
+
+def run_argv(engine: Engine, container: Container) -> list[str]:
+    """The arguments that make a machine and start it."""
+    return ["run", "--detach", *_machine_argv(engine, container)]
+
+
+def _machine_argv(engine: Engine, container: Container) -> list[str]:
+    """What a machine is made of. Pure, but for the limits of this process, which nothing can exceed."""
     files = _limit(resource.RLIMIT_NOFILE, _MAX_FILES)
     processes = _limit(resource.RLIMIT_NPROC, _MAX_PROCESSES)
-    argv = ["create", "--tty", "--name", container.name, "--hostname", container.hostname]
+    argv = ["--tty", "--name", container.name, "--hostname", container.hostname]
     argv += ["--label", f"{LABEL}={container.directory}"]
     # The address comes from bridge.plug(), the same way with either engine.
     argv += ["--network", "none"]

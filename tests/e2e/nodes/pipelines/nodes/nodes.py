@@ -8,7 +8,7 @@ from runner.authoring import Context, dag, task
 @task
 def write(context: Context) -> str:
     """Keep a file where the other tasks find it."""
-    key = f"files/nodes/{context.run_id}"
+    key = f"nodes/{context.run_id}"
     context.storage.put(key, context.node.encode())
     return key
 
@@ -24,7 +24,6 @@ def chain() -> None:
     read(write())
 
 
-# Enough for whatever interrupts it; being interrupted uses up none.
 @task
 def nap(context: Context) -> str:
     """Take as long as the run says."""
@@ -35,3 +34,15 @@ def nap(context: Context) -> str:
 @dag(params={"seconds": 1})
 def naps() -> None:
     nap()
+
+
+@task
+def hold(context: Context) -> None:
+    """Keep a slot until the gate that the run names is open."""
+    while not context.storage.exists(f"nodes/{context.params['gate']}"):
+        time.sleep(1)
+
+
+@dag(params={"gate": "none"})
+def holds() -> None:
+    hold()
