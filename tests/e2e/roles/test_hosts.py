@@ -6,6 +6,7 @@ What runs from the release is a stand-in that says it is ready; the real service
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -53,7 +54,7 @@ class Fleet:
         self.inventory = folder / "hosts.aws_ec2.yml"
 
     def name(self, role: str) -> str:
-        return f"sluice-roles-{role}"
+        return f"sluice-roles-{os.getpid()}-{role}"
 
     def sh(self, role: str, script: str, check: bool = True) -> str:
         done = containers.execute(self.engine, self.name(role), ["/bin/sh", "-c", script])
@@ -110,13 +111,19 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     }
     hosts = {role: {**reach, "ansible_host": fleet.name(role)} for role in ROLES}
     fleet.inventory.write_text(json.dumps({"all": {"hosts": hosts}}))
+    remove_left_over(engine)
     try:
         for role in ROLES:
-            engine.remove(fleet.name(role))
             start(fleet, role, monitoring_image(engine, plain) if role == "monitoring" else plain)
         yield fleet
     finally:
         engine.remove(*map(fleet.name, ROLES))
+
+
+def remove_left_over(engine: Engine) -> None:
+    """Containers of a run that was killed; those of one that goes on beside this one stay."""
+    named = engine.run("ps", "--all", "--filter", "name=^sluice-roles-", "--format", "{{.Names}}").stdout.split()
+    engine.remove(*(name for name in named if not Path("/proc", name.split("-")[2]).exists()))
 
 
 def monitoring_image(engine: Engine, plain: str) -> str:
@@ -126,13 +133,13 @@ def monitoring_image(engine: Engine, plain: str) -> str:
         script = f"apt-get update -q && apt-get install -q -y --no-install-recommends --download-only {PACKAGES}"
         resolver = "/etc/resolv.conf:/etc/resolv.conf:ro"
         options = ["--network", "host", "--ulimit", "nofile=4096:4096", "--ulimit", "nproc=4096:4096"]
-        engine.remove("sluice-roles-image")
+        builder = f"sluice-roles-{os.getpid()}-image"
         engine.run(
-            "run", "--name", "sluice-roles-image", *options, "--volume", resolver, plain, "/bin/sh", "-c", script,
+            "run", "--name", builder, *options, "--volume", resolver, plain, "/bin/sh", "-c", script,
             seconds=600,
         )  # fmt: skip
-        engine.run("commit", "sluice-roles-image", name, seconds=600)
-        engine.remove("sluice-roles-image")
+        engine.run("commit", builder, name, seconds=600)
+        engine.remove(builder)
     return name
 
 
