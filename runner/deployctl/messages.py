@@ -172,6 +172,9 @@ def _failure(errors: Sequence[Diagnostic], text: str, code: int, log: Path) -> T
                 f"`deployctl infra unlock --id {lock.id}`, same --env and --stack",
                 lock,
             )
+        if error.summary == "Error acquiring the state lock" and "PreconditionFailed" in error.detail:
+            # It was held, and given back before terraform could read by whom.
+            return TerraformError("the state is locked by a run that has just ended", "run it again")
         if error.summary == "Saved plan is stale":
             return StalePlanError("somebody else applied this stack after this plan was made", "run it again")
     if errors:

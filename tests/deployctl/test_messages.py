@@ -94,6 +94,13 @@ def test_a_value_that_cannot_be_read_names_its_variable() -> None:
     assert error.exit_code == 2 and "quotes" in error.hint
 
 
+def test_a_lock_given_back_before_it_could_be_read_is_told_as_a_lock() -> None:
+    detail = "operation error S3: PutObject, api error PreconditionFailed: unable to retrieve file from S3 bucket"
+    error = messages.Diagnostic("error", "Error acquiring the state lock", detail)
+    found = messages.failure([error], "", 1, Path("plan.log"))
+    assert found.message == "the state is locked by a run that has just ended" and found.hint == "run it again"
+
+
 def test_a_held_lock_says_who_and_since_when() -> None:
     errors = [Diagnostic("error", "Error acquiring the state lock", LOCKED)]
     error = messages.failure(errors, "", 1, LOG)
