@@ -197,11 +197,11 @@ class Shop:
         return self.sent
 
     def hold(self, count: int) -> None:
-        """So many tasks that are under way until let_go()."""
+        """So many tasks that end with let_go(), most of them under way: a busy worker may have fetched the others."""
         for _ in range(count):
             self.sent += 1
             self.app.send_task("shop.hold", (self.sent,))
-        until(lambda: len(self.lines("start")) == self.sent)
+        until(lambda: len(self.lines("start")) > self.sent // 2)
 
     def let_go(self) -> None:
         self.ledger.with_name("go").touch()
