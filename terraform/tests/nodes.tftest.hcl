@@ -188,8 +188,22 @@ run "a_role_is_bounded_and_its_own" {
   }
 
   assert {
-    condition     = alltrue([for s in data.aws_iam_policy_document.node.statement : !contains(s.resources, "*") || contains(["SeeLifecycleHooks", "SessionManager", "ReportFigures"], s.sid)])
+    condition     = alltrue([for s in data.aws_iam_policy_document.node.statement : !contains(s.resources, "*") || contains(["SeeOwnLifecycle", "SessionManager", "ReportFigures"], s.sid)])
     error_message = "Every resource by ARN where AWS has one."
+  }
+
+  assert {
+    condition = length(setsubtract([
+      "autoscaling:DescribeAutoScalingInstances", "autoscaling:DescribeLifecycleHooks",
+      "autoscaling:RecordLifecycleActionHeartbeat", "autoscaling:CompleteLifecycleAction",
+      "autoscaling:TerminateInstanceInAutoScalingGroup", "ec2:CreateTags",
+    ], flatten(data.aws_iam_policy_document.node.statement[*].actions))) == 0
+    error_message = "All that the boot script and the agent ask of AWS."
+  }
+
+  assert {
+    condition     = alltrue([for s in data.aws_iam_policy_document.node.statement : contains(s.condition[*].variable, "aws:TagKeys") if contains(s.actions, "ec2:CreateTags")])
+    error_message = "No other tag than the one that tells of the boot: a node cannot choose its own release."
   }
 }
 

@@ -22,15 +22,38 @@ data "aws_iam_policy_document" "node" {
   # checkov:skip=CKV_AWS_111:"*" only where AWS knows no narrower resource: Session Manager's channels, a namespaced metric
   # checkov:skip=CKV_AWS_356:as above, and for reading the groups
   statement {
-    sid       = "AnswerOwnLifecycleHooks"
-    actions   = ["autoscaling:CompleteLifecycleAction", "autoscaling:RecordLifecycleActionHeartbeat"]
+    sid = "LeaveOwnGroup"
+    actions = [
+      "autoscaling:CompleteLifecycleAction",
+      "autoscaling:RecordLifecycleActionHeartbeat",
+      "autoscaling:TerminateInstanceInAutoScalingGroup", # a machine that has to go is replaced
+    ]
     resources = ["${local.group_arn}/${var.own_groups}"]
   }
 
   statement {
-    sid       = "SeeLifecycleHooks"
-    actions   = ["autoscaling:DescribeLifecycleHooks"]
-    resources = ["*"] # AWS knows no narrower resource for it
+    sid       = "SeeOwnLifecycle"
+    actions   = ["autoscaling:DescribeAutoScalingInstances", "autoscaling:DescribeLifecycleHooks"]
+    resources = ["*"] # AWS knows no narrower resource for these
+  }
+
+  # A machine that cannot boot says why where it is seen without a login: in its tag.
+  statement {
+    sid       = "TellWhyBootFailed"
+    actions   = ["ec2:CreateTags"]
+    resources = ["arn:${data.aws_partition.this.partition}:ec2:${var.region}:${var.account_id}:instance/*"]
+
+    condition {
+      test     = "StringEquals"
+      variable = "aws:ResourceTag/Env"
+      values   = [var.env]
+    }
+
+    condition {
+      test     = "ForAllValues:StringEquals"
+      variable = "aws:TagKeys"
+      values   = ["Boot"]
+    }
   }
 
   statement {
@@ -104,7 +127,6 @@ data "aws_iam_policy_document" "node" {
       sid = "SeeGroups"
       actions = [
         "autoscaling:DescribeAutoScalingGroups",
-        "autoscaling:DescribeAutoScalingInstances",
         "autoscaling:DescribeScalingActivities",
         "ec2:DescribeInstances",
         "ec2:DescribeLaunchTemplateVersions",
