@@ -483,6 +483,12 @@ def dag(
     timezone: str = "UTC",
     catchup: bool = False,
     max_active_runs: int | None = None,
+    max_active_tasks: int | None = None,
+    run_timeout: dt.timedelta | None = None,
+    on_success: Callable[..., Any] | None = None,
+    on_failure: Callable[..., Any] | None = None,
+    params: Mapping[str, Any] | None = None,
+    notify: Notify | Sequence[Notify] | None = None,
     tags: Sequence[str] = (),
     description: str = "",
 ) -> Callable[[Callable[..., Any]], DagFactory]: ...

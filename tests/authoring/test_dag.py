@@ -4,7 +4,7 @@ import datetime as dt
 import functools
 import inspect
 from pathlib import Path
-from typing import Any
+from typing import Any, get_overloads
 
 import pytest
 
@@ -183,6 +183,14 @@ def test_a_wrong_dag_names_itself_and_its_line(options: dict[str, Any], message:
         DAG("wrong", **options)
     assert e.value.place == (__file__, line() - 1)
     assert "'wrong'" in str(e.value)
+
+
+def test_a_type_checker_knows_every_option_of_a_dag() -> None:
+    _, options = get_overloads(dag)
+    known, taken = inspect.signature(options).parameters, inspect.signature(DAG).parameters
+    assert {n: (p.annotation, p.default) for n, p in known.items() if n != "dag_id"} == {
+        n: (p.annotation, p.default) for n, p in taken.items() if n != "dag_id"
+    }
 
 
 def test_a_bad_dag_id_is_refused() -> None:

@@ -154,8 +154,7 @@ class Fleet:
 
     def open_gate(self, gate: str) -> None:
         """Let the tasks go that hold a slot until then."""
-        bucket = self.cloud.state.storage_url.removeprefix("s3://")
-        self.s3.put_object(Bucket=bucket, Key=f"files/nodes/{gate}", Body=b"")
+        Storage.open(self.cloud.state.storage_url).put(f"files/nodes/{gate}", b"")
 
     def node_of(self, run: int) -> str | None:
         return self.one("SELECT node_id FROM task_instance WHERE run_id = :run AND state = 'running'", run=run)
