@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import dataclasses
 import io
 import os
 import signal
@@ -24,7 +25,7 @@ from runner.deployctl.watch import line
 from runner.localcloud import engines, machines, node, process
 from runner.localcloud import state as local_state
 from runner.localcloud.state import LocalState
-from runner.rollout import driver
+from runner.rollout import driver, published, schema
 from runner.rollout import release as releases
 from runner.rollout.cloud import Cloud as Groups
 from runner.rollout.cloud import group_name
@@ -77,6 +78,7 @@ class Cloud:
         self.asg: Any = boto3.client("autoscaling", self.state.region)
         self.ec2: Any = boto3.client("ec2", self.state.region)
         self.groups = Groups(self.state.region)
+        self.artifacts = Storage.open(self.state.artifacts_url, region=self.state.region)
         boto3.client("s3", self.state.region).create_bucket(Bucket=self.state.artifacts_url.removeprefix("s3://"))
         self.settings = Settings(
             env="local", region=self.state.region, database_url=self.f.url, artifacts_url=self.state.artifacts_url
@@ -115,8 +117,8 @@ class Cloud:
         for started in [self.f.spawn("scheduler", f"s{i + 1}", **env) for i in range(n)]:
             self.f.registered(started)
 
-    def pool(self, release: str, role: str = "worker", nodes: int = 0) -> None:
-        """The group of a role, and its first nodes ready."""
+    def pool(self, release: str, role: str = "worker", nodes: int = 0, tags: Mapping[str, str] | None = None) -> None:
+        """The group of a role, with more tags than that of its release, and its first nodes ready."""
         low, high = self._bounds
         low = nodes or low
         name = group_name("local", role, POOL)
@@ -147,12 +149,15 @@ class Cloud:
         ]
         self.asg.create_auto_scaling_group(
             AutoScalingGroupName=name,
-            MinSize=0,
+            MinSize=low if tags else 0,  # who scales it keeps what it starts with
             MaxSize=high,
             DesiredCapacity=low,
             AvailabilityZones=["us-east-1a"],
             LaunchTemplate={"LaunchTemplateName": role, "Version": "1"},
-            Tags=[{"Key": "Release", "Value": release, "PropagateAtLaunch": True}],
+            Tags=[
+                {"Key": key, "Value": value, "PropagateAtLaunch": True}
+                for key, value in {"Release": release, **(tags or {})}.items()
+            ],
             LifecycleHookSpecificationList=hooks,
         )
         self.f.wait(lambda: len(self.serving(role)) == low, f"the first {role} nodes are up")
@@ -174,7 +179,7 @@ class Cloud:
         release = str(manifest["id"])
         path = self.directory / f"{release}.tar.gz"
         path.write_bytes(releases.pack(files, set()))
-        Storage.open(self.state.artifacts_url, region=self.state.region).put(releases.archive_key(release), path)
+        self.artifacts.put(releases.archive_key(release), path)
         with self.f.engine.begin() as c:
             rollouts.add_release(
                 c, release=release, label=label, git_commit="", url="", size=path.stat().st_size, who="chaos"
@@ -247,8 +252,9 @@ class Cloud:
 
     def file(self, wish: Wish, *, owner: str = "", role: str = "worker", after: Sequence[int] = ()) -> int:
         """A rollout of a role; with an owner no scheduler touches it before that one was silent for 15 s."""
+        archive = published.fetch(self.artifacts, wish.release, [])
         with self.f.engine.begin() as c:
-            facts = self.facts(role)
+            facts = dataclasses.replace(self.facts(role), schema=schema.compare(archive, c))
             roll = rollouts.create(
                 c,
                 role=role,

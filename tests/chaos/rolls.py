@@ -229,6 +229,92 @@ def roll_control(f: Fleet) -> None:
         f.wait(f.over, "all runs end")
 
 
+@scenario("roll-again", 14, takes=90, seconds=900, default=False)
+def roll_again(f: Fleet) -> None:
+    """Three rolls back to back while the autoscaler works and the leading schedulers are killed."""
+    scaled = {"Scaling": "sluice", "Slots": "2", "MaxWorkers": "4", "Queues": "default", "CooldownSeconds": "3"}
+    with cloud(f, nodes=1, maximum=6) as c:
+        c.schedulers(2)
+        releases = [c.publish(label) for label in ("first", "second", "third")]
+        c.pool(releases[2], tags={**scaled, "TargetWaitSeconds": "2"})
+        killed, rolls = 0, []
+        for release in releases:
+            # A wave for which one node is too few, and which ends while the roll goes on
+            f.run("wide", 6, seconds=[0.5, 2.0])
+            rolls.append(c.file(Wish(release, drain_seconds=60)))
+            next_kill = f.now()
+            while not c.ended(rolls[-1]) and f.now() < f.deadline:
+                if f.now() > next_kill:
+                    victim = f.rng.choice(f.schedulers())
+                    victim.kill()
+                    killed += 1
+                    f.registered(f.restart(victim))
+                    next_kill = f.now() + f.rng.uniform(1, 6)
+                f.run("one", seconds=[0.05, 1.0])
+                f.pause(0.1, 0.3)
+        f.wait(f.over, "all runs end")
+        acted = f.one("SELECT count(*) FROM event WHERE kind = 'pool'")
+        for roll in rolls:
+            if c.view(roll).state != "succeeded":
+                f.problems.append(f"roll {roll} is {c.view(roll).state}: {c.view(roll).error}")
+        # Nothing waits any more: what the autoscaler has brought goes, and what is left runs the last release.
+        f.wait(lambda: c.group().desired == 1 and len(c.serving()) == 1, "the pool is small again")
+        if set(c.serving().values()) != {releases[-1]}:
+            f.problems.append(f"{c.serving()} serve, not {releases[-1]}")
+        if killed < 3 or acted < 2:
+            raise Inconclusive(f"{killed} schedulers were killed, and the autoscaler acted {acted} times")
+
+
+# What the next release does to the tables that every task passes through: `pre` adds, `post` takes away.
+_MIGRATION = """
+from alembic import op
+
+revision = {revision!r}
+down_revision = {before!r}
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    for table in ("dag_run", "task_instance", "node", "event"):
+        op.execute(f"ALTER TABLE {{table}} {change}")
+"""
+_CHANGES = {"pre": "ADD COLUMN next text NOT NULL DEFAULT 'next'", "post": "DROP COLUMN next"}
+
+
+@scenario("roll-schema", 14, takes=60, seconds=900, default=False)
+def roll_schema(f: Fleet) -> None:
+    """A release with migrations: workers and schedulers of the old one work on, on its `pre` schema."""
+    columns = "SELECT count(*) FROM information_schema.columns WHERE column_name = 'next'"
+    heads = {str(row[0]).partition("_")[0]: str(row[0]) for row in f.all("SELECT version_num FROM alembic_version")}
+    patch = {
+        f"runner/state/migrations/versions/{phase}/{phase}_9999.py": _MIGRATION.format(
+            revision=f"{phase}_9999", before=heads[phase], change=change
+        )
+        for phase, change in _CHANGES.items()
+    }
+    with cloud(f, maximum=2) as c:
+        c.schedulers(2)
+        old, new = c.publish("old"), c.publish("new", patch)
+        c.pool(old)
+        c.load("diamonds", 40, seconds=[0.05, 0.3])
+        roll = c.file(Wish(new, drain_seconds=60))
+        f.wait(lambda: f.one(columns) == 4, "the schema is the new one")
+        # The new machine takes some seconds to come: until then the old release is alone with the new schema.
+        before = len(f.ledger_lines())
+        f.wait(lambda: len(f.ledger_lines()) > before + 100, "50 more tasks have run")
+        alone = {line["node"] for line in f.ledger_lines()[before:]} <= {i for i, r in c.serving().items() if r == old}
+        f.wait(lambda: c.ended(roll), "the roll ends")
+        c.expect(new, 1, roll)
+        # What takes away waits for the schedulers, which are of the old release.
+        if f.one(columns) != 4:
+            f.problems.append("the post migration was run while nodes of the old release were there")
+        c.quiet()
+        f.wait(f.over, "all runs end")
+        if not alone:
+            raise Inconclusive("the new machine came too soon")
+
+
 # Of each batch: from its surge to the last new node that is ready; from its drain to the end of the last task there.
 _BATCHES = """
     WITH step AS (

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 import tarfile
 import time
 import urllib.request
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
 from runner.deployctl.local_cloud import LocalCloud
 from runner.localcloud import bridge, containers
+from runner.localcloud.state import ENV
 from runner.state import nodes
 
 from .conftest import HOME, SLOTS, Fleet, destroy, launch_monitoring
+from .load import Load
 from .phases import phases
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
@@ -28,6 +33,7 @@ UNITS = {
     "web": "runner-web.service",
 }
 BROKEN = "0bad0bad0bad"
+WINDOW_SECONDS = 20.0  # in which throughput is measured
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -252,6 +258,46 @@ def test_a_scheduler_that_hangs_is_started_again_by_the_watchdog(fleet: Fleet, h
     said = host.check_output("journalctl --no-pager -u runner-scheduler")
     assert "Watchdog timeout" in said, said
     assert node in fleet.eventually(lambda: fleet.ready("scheduler"), "the scheduler has registered")
+
+
+def test_a_roll_in_place_keeps_the_throughput(fleet: Fleet, tmp_path: Path) -> None:
+    # Given workers that never wait for a task
+    release = fleet.next_release(tmp_path)
+    workers = set(fleet.members())
+    fleet.eventually(lambda: set(fleet.ready("worker")) >= workers, "all workers serve")
+    with Load(fleet, tasks=3 * SLOTS * len(workers)) as load:
+        fleet.eventually(lambda: load.running() == SLOTS * len(workers), "every slot is taken")
+        began = load.now()
+        time.sleep(2 * WINDOW_SECONDS)
+        # When they get another release in place
+        filed = load.now()
+        said = deployctl("roll", "--workers", "--strategy", "in-place", "--release", release, "--yes")
+        ended = load.now()
+    print(f"\n{said}")
+    # Then they have never done less in any window than before
+    before = load.work(began, filed) / (filed - began)
+    starts = range(int(ended - filed - WINDOW_SECONDS) + 1)
+    least = min(load.work(filed + s, filed + s + WINDOW_SECONDS) / WINDOW_SECONDS for s in starts)
+    print(f"roll in place of {len(workers)} workers: {ended - filed:.0f} s; slots at work {before:.2f} before,")
+    print(f"at least {least:.2f} in any {WINDOW_SECONDS:g} s of it ({least / before:.0%})")
+    assert least >= 0.95 * before
+    # And each machine runs the new release and nothing else; no task was interrupted
+    for worker in workers:
+        host = fleet.host(worker)
+        units = host.check_output("systemctl list-units --plain --no-legend --state=active 'runner-worker@*'")
+        assert units.split()[0] == UNITS["worker"].format(release=release)
+        assert len(units.splitlines()) == 1
+        assert host.file("/opt/sluice/current").linked_to == f"/opt/sluice/releases/{release}"
+    assert load.interrupted() == 0
+
+
+def deployctl(*args: str) -> str:
+    """What a command says that has to succeed."""
+    done = subprocess.run(
+        [sys.executable, "-m", "runner.deployctl.main", *args, "--env", ENV], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
 
 
 def test_nothing_is_left_after_destroy(fleet: Fleet, monitoring: str) -> None:
