@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 
@@ -52,10 +52,25 @@ class Host:
     imds_url: str
     releases: Releases
     agent_command: tuple[str, ...] = AGENT_COMMAND
+    _web_ports: dict[str, int] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def home(self, instance_id: str) -> Path:
         """A node's own directory."""
         return self.directory / "nodes" / instance_id
+
+    def take_web_port(self, instance_id: str) -> int:
+        """The port of this web node: all share one address, so one at a time has that of the documentation."""
+        with self._lock:
+            self._web_ports.pop(instance_id, None)
+            first = WEB_PORT not in self._web_ports.values() and engines.is_free(WEB_PORT)
+            self._web_ports[instance_id] = WEB_PORT if first else engines.free_port()
+            return self._web_ports[instance_id]
+
+    def give_back_web_port(self, instance_id: str) -> None:
+        """The machine is off."""
+        with self._lock:
+            self._web_ports.pop(instance_id, None)
 
 
 class Node:
@@ -82,6 +97,7 @@ class Node:
         self._off.set()
         self._wake.set()
         self._thread.join(timeout=10)
+        self.host.give_back_web_port(self.id)
         self.say(f"{OFF}: {why}; {kill(self.home)} processes killed")
 
     def reboot(self) -> None:
@@ -143,12 +159,11 @@ class Node:
                 "SLUICE_INSTANCE_ID": self.id,
                 "SLUICE_IMDS_URL": f"{self.host.imds_url}/{self.id}",
                 "SLUICE_RELEASE": release,
-                # All machines share one address here: the first web node gets the port of the documentation.
-                "SLUICE_WEB_PORT": str(WEB_PORT if engines.is_free(WEB_PORT) else engines.free_port()),
                 "PYTHONPATH": str(site),
                 "PYTHONUNBUFFERED": "1",
                 MARKER: str(self.home),
             }
+            | ({"SLUICE_WEB_PORT": str(self.host.take_web_port(self.id))} if env.get("SLUICE_ROLE") == "web" else {})
         )
 
     def _release_tag(self) -> str:

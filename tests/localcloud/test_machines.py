@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -17,6 +18,8 @@ import pytest
 
 from runner.localcloud import machines, node, process, state
 from runner.localcloud.cloud import Cloud
+from runner.localcloud.engines import free_port
+from runner.localcloud.releases import Releases
 from runner.rollout.sign import SecretKey
 from runner.telemetry.alive import birth
 
@@ -97,13 +100,29 @@ def bench(tmp_path: Path, aws: Any) -> Iterator[Bench]:
     machines.kill_all(tmp_path)
 
 
+def test_web_nodes_that_boot_at_once_have_ports_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given a port that nobody listens on yet
+    wanted = free_port()
+    monkeypatch.setattr(node, "WEB_PORT", wanted)
+    host = node.Host(tmp_path, "", Releases(state.LocalState(aws_endpoint="http://127.0.0.1:1"), tmp_path))
+    # Then the first has it, the second has another, and the third gets it once the first is off
+    assert host.take_web_port("i-1") == wanted
+    assert host.take_web_port("i-1") == wanted  # it was rebooted
+    assert host.take_web_port("i-2") not in (0, wanted)
+    host.give_back_web_port("i-1")
+    assert host.take_web_port("i-3") == wanted
+    # And nobody has one that another program listens on
+    host.give_back_web_port("i-3")
+    with socket.create_server(("127.0.0.1", wanted)):
+        assert host.take_web_port("i-4") != wanted
+
+
 def test_an_instance_boots_runs_its_own_release_and_dies_with_everything_on_it(
-    bench: Bench, aws: Any, eventually: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    bench: Bench, aws: Any, eventually: Callable[..., Any]
 ) -> None:
     # Given a group of one, whose release is published
     bench.start()
     aws.put_release("abc123")
-    monkeypatch.setattr(node, "WEB_PORT", state.load(bench.home).imds_port)  # somebody has that port already
     aws.group("life")
     (instance,) = aws.instances("life")
     # Then its agent runs that release from the node's own directory, with the user data's settings
@@ -117,7 +136,6 @@ def test_an_instance_boots_runs_its_own_release_and_dies_with_everything_on_it(
     assert env["SLUICE_RELEASE"] == "abc123"
     assert env["AWS_ENDPOINT_URL"] == aws.state.aws_endpoint
     imds = state.load(bench.home).imds_port
-    assert int(env["SLUICE_WEB_PORT"]) not in (0, imds)
     assert env["SLUICE_IMDS_URL"] == f"http://127.0.0.1:{imds}/{instance}"
     # When the instance is terminated
     aws.ec2.terminate_instances(InstanceIds=[instance])
