@@ -28,11 +28,12 @@ PROTECTED = frozenset(
     }
 )
 
-# What is no drift: how many nodes the autoscaler or a roll wants at the moment, a clock, and what a bucket or a topic
-# repeats of resources of their own, which would tell it themselves.
+# What is no drift: how many nodes the autoscaler or a roll wants at the moment and of which release, a clock, and what
+# a group, a bucket or a topic repeats of resources of their own, which would tell it themselves.
 MOVED_BY_DESIGN = frozenset(
     {
         ("aws_autoscaling_group", "desired_capacity"),
+        ("aws_autoscaling_group", "tag"),
         ("aws_db_instance", "latest_restorable_time"),
         ("aws_sns_topic", "policy"),
         *(

@@ -155,7 +155,11 @@ def test_drift_is_what_changed_and_not_what_was_filled_in_or_is_moved_by_design(
                 drifted("aws_security_group.filled", {"ingress": []}, {"ingress": [1]}),
                 drifted("aws_security_group.opened", {"ingress": [1]}, {"ingress": [1, 2]}),
                 drifted("aws_iam_role.bounded", {"permissions_boundary": None}, {"permissions_boundary": "x"}),
-                drifted("aws_autoscaling_group.w", {"desired_capacity": 2}, {"desired_capacity": 9}),
+                drifted(
+                    "aws_autoscaling_group.w",
+                    {"desired_capacity": 2, "tag": [1]},
+                    {"desired_capacity": 9, "tag": [1, 2]},
+                ),
                 drifted("aws_autoscaling_group.v", {"max_size": 2}, {"max_size": 9}),
                 drifted("aws_subnet.gone", {"id": "s"}, None, ("delete",)),
             ],

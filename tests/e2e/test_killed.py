@@ -49,28 +49,24 @@ def test_applies_that_are_killed_again_and_again_converge(cloud: Cloud, tree: Pa
 
 def killed_after(done: int, stack: str, data: Path) -> bool:
     """Start an apply and KILL it with its terraform when it has made so many resources; False if it was quicker."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "runner.deployctl.main", "infra", "apply", "--env", NAME, "--stack", stack, "--yes"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
+    argv = [sys.executable, "-m", "runner.deployctl.main", "infra", "apply", "--env", NAME, "--stack", stack, "--yes"]
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
     known = set(data.glob("apply-*.log"))
     deadline = time.monotonic() + 400
-    while True:
-        logs = set(data.glob("apply-*.log")) - known
-        if sum(log.read_text().count('"type":"apply_complete"') for log in logs) >= done:
-            break
-        if process.poll() is not None:
-            assert process.returncode == 0, process.communicate()
-            return False
-        assert time.monotonic() < deadline, "the apply does not get on"
-        time.sleep(0.05)
-    terraform = [p for p in psutil.Process(process.pid).children() if p.name().startswith("terraform")]
-    process.kill()
-    for each in terraform:
-        os.killpg(each.pid, signal.SIGKILL)
-    psutil.wait_procs(terraform, timeout=30)
-    process.communicate(timeout=30)
-    return True
+    with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environ) as process:
+        while True:
+            logs = set(data.glob("apply-*.log")) - known
+            if sum(log.read_text().count('"type":"apply_complete"') for log in logs) >= done:
+                break
+            if process.poll() is not None:
+                assert process.returncode == 0, process.communicate()
+                return False
+            assert time.monotonic() < deadline, "the apply does not get on"
+            time.sleep(0.05)
+        terraform = [p for p in psutil.Process(process.pid).children() if p.name().startswith("terraform")]
+        process.kill()
+        for each in terraform:
+            os.killpg(each.pid, signal.SIGKILL)
+        psutil.wait_procs(terraform, timeout=30)
+        process.communicate(timeout=30)
+        return True

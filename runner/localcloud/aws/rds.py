@@ -1,9 +1,10 @@
 """RDS instances that re-plan clean, with a password of their own.
 
-Stock moto 5.2.1 drops performance insights and enhanced monitoring at creation; reports no standby zone;
-lists parameters without the `Source` by which the provider finds the ones a user set; lacks
-ResetDBParameterGroup; and gives every managed master password the same value, and every instance the same resource
-id, by which Terraform looks for it: of two databases it finds neither. On AWS that id is the instance's own.
+Stock moto 5.2.1 drops performance insights and enhanced monitoring at creation; reports no standby zone; lists
+parameters without the `Source` by which the provider finds the ones a user set; lacks ResetDBParameterGroup; makes
+another secret whenever it is told again to manage the password; and gives every managed master password the same value,
+and every instance the same resource id, by which Terraform looks for it: of two databases it finds neither. On AWS that
+id is the instance's own.
 """
 
 from __future__ import annotations
@@ -48,6 +49,10 @@ def create_db_instance(self, asked):
 
 
 def modify_db_instance(self, identifier, asked):
+    # It is turned on where it was off; where it is on, the secret stays the one it is.
+    known = self.databases.get(identifier)
+    if known is not None and known.manage_master_user_password and asked.get("manage_master_user_password"):
+        asked = {k: v for k, v in asked.items() if k != "manage_master_user_password"}
     database = _stock_modify(self, identifier, asked)
     _keep(database, asked)
     return database

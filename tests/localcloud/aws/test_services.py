@@ -244,6 +244,9 @@ class TestRds:
             logins.append(json.loads(secret))
         assert [login["username"] for login in logins] == ["sluice", "sluice"]
         assert logins[0]["password"] != logins[1]["password"]
+        # And being told again to manage it changes nothing: it is turned on where it was off
+        again = rds.modify_db_instance(DBInstanceIdentifier=f"{name}-b", ManageMasterUserPassword=True)["DBInstance"]
+        assert again["MasterUserSecret"]["SecretArn"] == made["MasterUserSecret"]["SecretArn"]
 
     def test_parameters_a_user_set_are_listed_as_such(self, clients: Clients, name: str) -> None:
         rds = clients("rds")
