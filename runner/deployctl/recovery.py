@@ -9,7 +9,7 @@ So the next plan imports them. Of an address that turns out not to exist, nothin
 from __future__ import annotations
 
 import string
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -124,6 +124,7 @@ SEARCHED: dict[str, tuple[str, str, dict[str, Any], str, str, str]] = {
         "State",
     ),
 }
+GROUP = "aws_security_group"
 RULES = ("aws_vpc_security_group_ingress_rule", "aws_vpc_security_group_egress_rule")
 _OTHER_ENDS = ("cidr_ipv4", "cidr_ipv6", "prefix_list_id", "referenced_security_group_id")
 _GONE = ("deleting", "deleted", "failed")
@@ -232,7 +233,10 @@ def _search(
         # With the first ones in their place, the attributes by which the others are found are known.
         more = {}
         rest = [m for m in found if m.address not in tried]
-        values = _planned_values(space.show(plan.file)) if rest else {}
+        groups = {imports[m.address] for m in found if m.type == GROUP and m.address in imports}
+        document = space.show(plan.file) if rest or groups else {}
+        values = _planned_values(document)
+        rest += [m for m in rules_of(groups, document) if m.address not in tried and m not in rest]
         for m in rest:
             import_id = find(m, values.get(m.address, {}), clients, known | set(imports.values()))
             if import_id:
@@ -320,6 +324,20 @@ def _planned_values(document: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         for r in document.get("resource_changes", ())
         if r["change"].get("actions") == ["create"]
     }
+
+
+def rules_of(groups: Collection[str], document: Mapping[str, Any]) -> list[Made]:
+    """The rules of these security groups that a plan would make.
+
+    AWS gives a new group a rule of its own, which Terraform takes away next. A kill between the two leaves it in the
+    way of one that says the same, although that was never begun.
+    """
+    creates = [r for r in document.get("resource_changes", ()) if r["change"].get("actions") == ["create"]]
+    return [
+        Made(r["address"], r["type"])
+        for r in creates
+        if r["type"] in RULES and (r["change"].get("after") or {}).get("security_group_id") in groups
+    ]
 
 
 def _fill_all(value: Any, values: Mapping[str, Any]) -> Any:

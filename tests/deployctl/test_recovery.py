@@ -211,3 +211,22 @@ def test_a_rule_of_a_security_group_is_known_by_all_that_makes_it() -> None:
     assert found("ingress", **{**web, "to_port": 81}, cidr_ipv4="0.0.0.0/0") == ""
     assert found("egress", ip_protocol="-1", cidr_ipv4="0.0.0.0/0") == "out"
     assert recovery.find(Made("r.r", "aws_vpc_security_group_egress_rule"), {}, lambda _service: Ec2()) == ""
+
+
+def test_the_rules_that_a_new_group_has_by_itself_are_looked_for_too() -> None:
+    def rule(address: str, group: str | None, actions: list[str], kind: str = "egress") -> dict[str, object]:
+        kind = f"aws_vpc_security_group_{kind}_rule"
+        return {"address": address, "type": kind, "change": {"actions": actions, "after": {"security_group_id": group}}}
+
+    document = {
+        "resource_changes": [
+            rule("a.out", "sg-1", ["create"]),
+            rule("a.in", "sg-1", ["create"], "ingress"),
+            rule("a.there", "sg-1", ["no-op"]),
+            rule("b.out", "sg-2", ["create"]),
+            rule("c.out", None, ["create"]),
+            {"address": "vpc", "type": "aws_vpc", "change": {"actions": ["create"], "after": None}},
+        ]
+    }
+    assert [m.address for m in recovery.rules_of({"sg-1"}, document)] == ["a.out", "a.in"]
+    assert recovery.rules_of({"sg-1"}, {}) == []
