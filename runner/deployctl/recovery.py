@@ -60,6 +60,12 @@ def _in_vpc(name: str, value: str) -> dict[str, Any]:
     return {"Filters": [{"Name": "vpc-id", "Values": ["{vpc_id}"]}, {"Name": name, "Values": [value]}]}
 
 
+def _tagged(*more: dict[str, Any]) -> dict[str, Any]:
+    """EC2's way to ask for what has the resource's name and environment as its tags."""
+    tags = ("Name", "Env")
+    return {"Filters": [*({"Name": f"tag:{tag}", "Values": [f"{{tags_all[{tag}]}}"]} for tag in tags), *more]}
+
+
 # Types whose id is not their name, and that take their time to be made: service, call, its arguments, and the names
 # of the list in the answer ("": the answer itself), of the id and of the state in it.
 SEARCHED: dict[str, tuple[str, str, dict[str, Any], str, str, str]] = {
@@ -97,6 +103,17 @@ SEARCHED: dict[str, tuple[str, str, dict[str, Any], str, str, str]] = {
         "InternetGatewayId",
         "",
     ),
+    "aws_ebs_volume": ("ec2", "describe_volumes", _tagged(), "Volumes", "VolumeId", "State"),
+    "aws_eip": ("ec2", "describe_addresses", _tagged(), "Addresses", "AllocationId", ""),
+    "aws_route_table": (
+        "ec2",
+        "describe_route_tables",
+        _tagged({"Name": "vpc-id", "Values": ["{vpc_id}"]}),
+        "RouteTables",
+        "RouteTableId",
+        "",
+    ),
+    "aws_vpc": ("ec2", "describe_vpcs", _tagged(), "Vpcs", "VpcId", ""),
     "aws_subnet": ("ec2", "describe_subnets", _in_vpc("cidr-block", "{cidr_block}"), "Subnets", "SubnetId", ""),
     "aws_security_group": (
         "ec2",
@@ -305,8 +322,12 @@ def _said(rule: Mapping[str, Any]) -> tuple[Any, ...]:
 
 def fill(template: str, values: Mapping[str, Any]) -> str:
     """A template with the values in it; "" if one of them is not known."""
-    names = [name for _, name, _, _ in string.Formatter().parse(template) if name]
-    return template.format_map(values) if all(values.get(n) not in (None, "") for n in names) else ""
+    formatter = string.Formatter()
+    try:
+        found = [formatter.get_field(name, (), values)[0] for _, name, _, _ in formatter.parse(template) if name]
+    except (KeyError, TypeError):  # a tag that is not there; tags that are not known
+        return ""
+    return template.format_map(values) if all(v not in (None, "") for v in found) else ""
 
 
 def named(error: TerraformError, imports: Mapping[str, str]) -> set[str]:

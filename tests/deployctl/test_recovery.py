@@ -71,6 +71,23 @@ def test_a_name_or_several_attributes_make_an_import_id_once_they_are_known() ->
     assert recovery.find(association, {"subnet_id": "s", "route_table_id": "r"}, no_clients) == "s/r"
     assert recovery.find(Made("aws_db_instance.d", "aws_db_instance"), {"identifier": "main"}, no_clients) == "main"
     assert recovery.find(Made("aws_vpc.v", "aws_vpc"), {"cidr_block": "10.0.0.0/16"}, no_clients) == ""
+    assert recovery.find(Made("aws_vpc.v", "aws_vpc"), {"tags_all": {"Env": "dev"}}, no_clients) == ""
+    assert recovery.find(Made("aws_kms_key.k", "aws_kms_key"), {"description": "x"}, no_clients) == ""
+
+
+def test_one_without_a_name_of_its_own_is_searched_by_its_tags() -> None:
+    class Ec2:
+        def describe_route_tables(self, Filters: list[dict[str, Any]]) -> dict[str, Any]:
+            assert {f["Name"]: f["Values"] for f in Filters} == {
+                "tag:Name": ["sluice-dev-data"],
+                "tag:Env": ["dev"],
+                "vpc-id": ["vpc-1"],
+            }
+            return {"RouteTables": [{"RouteTableId": "rtb-1"}]}
+
+    values = {"vpc_id": "vpc-1", "tags_all": {"Name": "sluice-dev-data", "Env": "dev"}}
+    table = Made("aws_route_table.t", "aws_route_table")
+    assert recovery.find(table, values, lambda _service: Ec2()) == "rtb-1"
 
 
 def test_one_without_a_name_is_searched_and_taken_only_if_it_is_the_only_one() -> None:

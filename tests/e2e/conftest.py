@@ -73,6 +73,7 @@ ALIVE: dict[str, Callable[[dict[str, Any]], bool]] = {
     "describe_nat_gateways": lambda g: g["State"] != "deleted",
     "describe_vpc_endpoints": lambda e: e["State"].lower() != "deleted",
     "list_secrets": lambda secret: "DeletedDate" not in secret,
+    "describe_parameters": lambda p: not p["Name"].startswith("/aws/"),  # AWS's own, everybody's
 }
 
 

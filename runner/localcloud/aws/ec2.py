@@ -4,19 +4,24 @@ Stock moto 5.2.1 keeps the description of a rule whose source is a security grou
 mixes a launch template's own tags into its data, where they leak into the next plan; and stores the user
 data of a template's later versions as a plain string, on which launching an instance then fails. It also
 creates later versions from their own data alone, where AWS starts from the source version. MonitorInstances and
-UnmonitorInstances are missing.
+UnmonitorInstances are missing. And it leaves behind the network interfaces that AWS makes with an instance or a NAT
+gateway and removes with it.
 """
 
 from __future__ import annotations
 
 from moto.core.responses import ActionResult
+from moto.ec2.models.instances import Instance
 from moto.ec2.models.launch_templates import LaunchTemplate
+from moto.ec2.models.nat_gateways import NatGatewayBackend
 from moto.ec2.models.security_groups import SecurityGroupRule
 from moto.ec2.responses import EC2Response
 from moto.ec2.responses.launch_templates import LaunchTemplates
 from moto.ec2.utils import parse_user_data
 
 _stock_init = LaunchTemplate.__init__
+_stock_prep_nics = Instance.prep_nics
+_stock_delete_nat_gateway = NatGatewayBackend.delete_nat_gateway
 _stock_create_version = LaunchTemplates.create_launch_template_version
 
 
@@ -24,6 +29,8 @@ def install() -> None:
     SecurityGroupRule.description = property(rule_description)
     EC2Response.monitor_instances = set_monitoring("enabled")
     EC2Response.unmonitor_instances = set_monitoring("disabled")
+    Instance.prep_nics = prep_nics
+    NatGatewayBackend.delete_nat_gateway = delete_nat_gateway
     LaunchTemplate.__init__ = init_template
     LaunchTemplates.create_launch_template_version = create_launch_template_version
 
@@ -38,6 +45,26 @@ def set_monitoring(state: str):
         )
 
     return answer
+
+
+def prep_nics(self, nic_spec, *args, **kwargs) -> None:
+    """Interfaces that are made at the launch go with the instance, unless it was said that they stay."""
+    existing = set(self.ec2_backend.enis)
+    stay = {int(nic["DeviceIndex"]) for nic in nic_spec if nic.get("DeleteOnTermination") is False}
+    _stock_prep_nics(self, nic_spec, *args, **kwargs)
+    for index, nic in self.nics.items():
+        if nic.id not in existing and index not in stay:
+            nic.delete_on_termination = True
+
+
+def delete_nat_gateway(self, nat_gateway_id):
+    """Its address is free again, and its interface is gone."""
+    gateway = _stock_delete_nat_gateway(self, nat_gateway_id)
+    for address in self.describe_addresses():
+        if address.eni is gateway._eni:
+            self.disassociate_address(association_id=address.association_id)
+    self.enis.pop(gateway._eni.id, None)
+    return gateway
 
 
 def rule_description(rule) -> str | None:

@@ -133,6 +133,33 @@ class TestEc2:
             assert found["Monitoring"]["State"] == state
         ec2.terminate_instances(InstanceIds=[instance])
 
+    def test_interfaces_go_with_what_they_were_made_for(self, clients: Clients) -> None:
+        ec2 = clients("ec2")
+        vpc = ec2.create_vpc(CidrBlock="10.9.0.0/16")["Vpc"]["VpcId"]
+        subnet = ec2.create_subnet(VpcId=vpc, CidrBlock="10.9.1.0/24")["Subnet"]["SubnetId"]
+
+        def interfaces() -> list[str]:
+            found = ec2.describe_network_interfaces(Filters=[{"Name": "vpc-id", "Values": [vpc]}])
+            return [i["NetworkInterfaceId"] for i in found["NetworkInterfaces"]]
+
+        # Given a NAT gateway with an address
+        address = ec2.allocate_address(Domain="vpc")["AllocationId"]
+        made = ec2.create_nat_gateway(SubnetId=subnet, AllocationId=address)["NatGateway"]
+        assert len(interfaces()) == 1
+        # When it is deleted, its interface goes and its address is free
+        ec2.delete_nat_gateway(NatGatewayId=made["NatGatewayId"])
+        assert interfaces() == []
+        (free,) = ec2.describe_addresses(AllocationIds=[address])["Addresses"]
+        assert "AssociationId" not in free
+        # And an instance's own interface goes with it, one that it was told to keep stays
+        kept = {"DeviceIndex": 1, "SubnetId": subnet, "DeleteOnTermination": False}
+        launch = {"ImageId": "ami-12c6146b", "MinCount": 1, "MaxCount": 1}
+        nics = [{"DeviceIndex": 0, "SubnetId": subnet}, kept]
+        instance = ec2.run_instances(**launch, NetworkInterfaces=nics)["Instances"][0]["InstanceId"]
+        assert len(interfaces()) == 2
+        ec2.terminate_instances(InstanceIds=[instance])
+        assert len(interfaces()) == 1
+
     def test_a_rule_between_groups_keeps_its_description(self, clients: Clients, name: str) -> None:
         ec2 = clients("ec2")
         vpc = ec2.create_vpc(CidrBlock="10.8.0.0/16")["Vpc"]["VpcId"]
