@@ -4,8 +4,8 @@ Stock moto 5.2.1 keeps the description of a rule whose source is a security grou
 mixes a launch template's own tags into its data, where they leak into the next plan; and stores the user
 data of a template's later versions as a plain string, on which launching an instance then fails. It also
 creates later versions from their own data alone, where AWS starts from the source version. MonitorInstances and
-UnmonitorInstances are missing. And it leaves behind the network interfaces that AWS makes with an instance or a NAT
-gateway and removes with it.
+UnmonitorInstances are missing. It leaves behind the network interfaces that AWS makes with an instance or a NAT
+gateway and removes with it, and asks for the ports of a rule for all protocols when it is changed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from moto.core.responses import ActionResult
 from moto.ec2.models.instances import Instance
 from moto.ec2.models.launch_templates import LaunchTemplate
 from moto.ec2.models.nat_gateways import NatGatewayBackend
-from moto.ec2.models.security_groups import SecurityGroupRule
+from moto.ec2.models.security_groups import SecurityGroupBackend, SecurityGroupRule
 from moto.ec2.responses import EC2Response
 from moto.ec2.responses.launch_templates import LaunchTemplates
 from moto.ec2.utils import parse_user_data
@@ -22,11 +22,13 @@ from moto.ec2.utils import parse_user_data
 _stock_init = LaunchTemplate.__init__
 _stock_prep_nics = Instance.prep_nics
 _stock_delete_nat_gateway = NatGatewayBackend.delete_nat_gateway
+_stock_modify_rules = SecurityGroupBackend.modify_security_group_rules
 _stock_create_version = LaunchTemplates.create_launch_template_version
 
 
 def install() -> None:
     SecurityGroupRule.description = property(rule_description)
+    SecurityGroupBackend.modify_security_group_rules = modify_security_group_rules
     EC2Response.monitor_instances = set_monitoring("enabled")
     EC2Response.unmonitor_instances = set_monitoring("disabled")
     Instance.prep_nics = prep_nics
@@ -45,6 +47,16 @@ def set_monitoring(state: str):
         )
 
     return answer
+
+
+def modify_security_group_rules(self, group_id, rules) -> None:
+    """Only protocols that have ports need them: tcp, udp and their numbers."""
+    all_ports = {"FromPort": -1, "ToPort": -1}
+    complete = {
+        rule_id: rule if str(rule.get("IpProtocol")) in ("tcp", "udp", "6", "17") else {**all_ports, **rule}
+        for rule_id, rule in rules.items()
+    }
+    _stock_modify_rules(self, group_id, complete)
 
 
 def prep_nics(self, nic_spec, *args, **kwargs) -> None:

@@ -104,17 +104,15 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     shutil.copytree(ROOT / "ansible", folder / "ansible", ignore=shutil.ignore_patterns(".ansible"))
     fleet.inventory = folder / "ansible/inventory/hosts.yml"
     shutil.rmtree(folder / "ansible/inventory/group_vars")
-    reach = {
-        "ansible_connection": "containers.podman.podman",
-        "ansible_podman_executable": engine.command[0],
-        "ansible_podman_extra_args": " ".join(engine.command[1:]),
-    }
-    hosts = {role: {**reach, "ansible_host": fleet.name(role)} for role in ROLES}
-    fleet.inventory.write_text(json.dumps({"all": {"hosts": hosts}}))
+    shutil.copytree(Path(__file__).parent / "connection_plugins", folder / "ansible/connection_plugins")
     remove_left_over(engine)
     try:
+        hosts = {}
         for role in ROLES:
             start(fleet, role, monitoring_image(engine, plain) if role == "monitoring" else plain)
+            pid = engine.run("inspect", "--format", "{{.State.Pid}}", fleet.name(role)).stdout.strip()
+            hosts[role] = {"ansible_connection": "machine", "ansible_machine_pid": int(pid)}
+        fleet.inventory.write_text(json.dumps({"all": {"hosts": hosts}}))
         yield fleet
     finally:
         engine.remove(*map(fleet.name, ROLES))

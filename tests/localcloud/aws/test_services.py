@@ -170,6 +170,21 @@ class TestEc2:
         rules = ec2.describe_security_group_rules(Filters=[{"Name": "group-id", "Values": [group]}])
         assert [r.get("Description") for r in rules["SecurityGroupRules"] if not r["IsEgress"]] == ["web to database"]
 
+    def test_a_rule_for_all_protocols_is_changed_without_ports(self, clients: Clients, name: str) -> None:
+        ec2 = clients("ec2")
+        group = ec2.create_security_group(GroupName=name, Description="d")["GroupId"]
+        of_group = [{"Name": "group-id", "Values": [group]}]
+        (rule,) = ec2.describe_security_group_rules(Filters=of_group)["SecurityGroupRules"]  # the one that AWS makes
+        anywhere = {"IpProtocol": "-1", "CidrIpv4": "0.0.0.0/0", "Description": "anywhere"}
+        change = {"SecurityGroupRuleId": rule["SecurityGroupRuleId"], "SecurityGroupRule": anywhere}
+        ec2.modify_security_group_rules(GroupId=group, SecurityGroupRules=[change])
+        (found,) = ec2.describe_security_group_rules(Filters=of_group)["SecurityGroupRules"]
+        assert (found["Description"], found["FromPort"], found["ToPort"]) == ("anywhere", -1, -1)
+        # But one for TCP says which
+        change["SecurityGroupRule"] = {**anywhere, "IpProtocol": "tcp"}
+        with pytest.raises(ec2.exceptions.ClientError, match="both from and to ports"):
+            ec2.modify_security_group_rules(GroupId=group, SecurityGroupRules=[change])
+
     def test_a_template_version_starts_from_its_source_and_holds_no_tags_of_the_template(
         self, clients: Clients, name: str
     ) -> None:
