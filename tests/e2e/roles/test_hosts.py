@@ -264,7 +264,7 @@ def test_the_monitoring_host_watches(fleet: Fleet) -> None:
     # Then both are read, the rules are loaded, and the alerts have where to go
 
     def asks(path: str, want: str) -> None:
-        fleet.eventually("monitoring", f"curl -sf 'http://127.0.0.1:{path}' | tr -d ' ' | grep -q '{want}'")
+        fleet.eventually("monitoring", f"curl -sfg 'http://127.0.0.1:{path}' | tr -d ' ' | grep -q '{want}'")
 
     asks("9090/api/v1/query?query=up{job=%22node-worker%22}", '"instance":"127.0.0.1".*"role":"worker".*"1"')
     asks("9090/api/v1/query?query=etl_rows", '"42"')
