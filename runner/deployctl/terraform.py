@@ -200,8 +200,9 @@ class Workspace:
         self.forget(before)
 
     def abandoned_applies(self) -> list[Path]:
-        """Logs of applies that were killed: what they made in their last seconds may be in no state."""
-        return sorted(p for p in self.data.glob("apply-*.log") if run.abandoned(p))
+        """Logs of applies that were killed, oldest first: what they made in their last seconds may be in no state."""
+        found = [p for p in self.data.glob("apply-*.log") if run.abandoned(p)]
+        return sorted(found, key=lambda p: p.stat().st_mtime_ns)
 
     def forget(self, logs: Sequence[Path]) -> None:
         """Remove logs of killed applies: the state has all of what they made."""

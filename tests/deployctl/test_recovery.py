@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -165,6 +166,19 @@ def test_the_log_of_a_run_that_lives_is_told_from_one_that_was_killed(tmp_path: 
     # Then its log is one of those to learn from
     assert run.abandoned(log)
     assert not run.abandoned(tmp_path / "not there")
+
+
+def test_of_several_killed_applies_the_last_one_knows_best(tmp_path: Path) -> None:
+    # Given one that began a key, and a later one that found none and made it; the names of their logs say no order
+    for name, at, row in (
+        ("apply-z.log", 1, line("apply_start", "aws_kms_key.k")),
+        ("apply-a.log", 2, line("apply_complete", "aws_kms_key.k", made_id="key-2")),
+    ):
+        (tmp_path / name).write_text(row)
+        os.utime(tmp_path / name, ns=(at, at))
+    space = terraform.Workspace(binary=Path("/bin/true"), source=tmp_path, data=tmp_path)
+    # Then the id is known
+    assert recovery.begun(space) == [Made("aws_kms_key.k", "aws_kms_key", "key-2")]
 
 
 def test_import_blocks_stand_beside_the_code_and_are_gone_afterwards(tmp_path: Path) -> None:
