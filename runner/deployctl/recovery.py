@@ -98,7 +98,7 @@ SEARCHED: dict[str, tuple[str, str, dict[str, Any], str, str, str]] = {
     "aws_internet_gateway": (
         "ec2",
         "describe_internet_gateways",
-        {"Filters": [{"Name": "attachment.vpc-id", "Values": ["{vpc_id}"]}]},
+        _tagged(),  # it may not be attached yet
         "InternetGateways",
         "InternetGatewayId",
         "",

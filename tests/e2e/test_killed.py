@@ -44,7 +44,7 @@ def test_applies_that_are_killed_again_and_again_converge(cloud: Cloud, tree: Pa
     assert set(statuses(infra.destroy(env, allow_destroy=True)).values()) <= {"destroyed", "unchanged"}
     environments.delete(job.prepare(env))
     left = {kind: count - before.get(kind, 0) for kind, count in cloud.contents().items()}
-    print("left:", {kind: count for kind, count in left.items() if count > 0})
+    assert {kind: count for kind, count in left.items() if count > 0} == {}
 
 
 def killed_after(done: int, stack: str, data: Path) -> bool:
