@@ -211,6 +211,13 @@ def fleet() -> Iterator[Fleet]:
         cloud.down()
 
 
+@pytest.fixture(autouse=True)
+def at_home(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test in the environment of who operates the fleet."""
+    for name, value in fleet.cloud.environ().items():
+        monkeypatch.setenv(name, value)
+
+
 def _bring_up(cloud: LocalCloud) -> None:
     """As `deployctl local up --nodes containers` does, with the smallest fleet in which everything is there once."""
     cloud.directory.mkdir(parents=True)

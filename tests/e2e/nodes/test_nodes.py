@@ -68,6 +68,7 @@ def test_every_node_is_what_its_role_says(fleet: Fleet, role: str) -> None:
             print(f"{role:9} {instance} {phase}")
         host = fleet.host(instance)
         # Then cloud-init has finished, and nothing has failed
+        fleet.eventually(lambda h=host: h.file("/run/cloud-init/result.json").exists, f"{instance} has booted")
         assert json.loads(host.file("/run/cloud-init/result.json").content_string)["v1"]["errors"] == []
         assert host.check_output("systemctl --failed --no-legend --plain") == ""
         # And the release of its tag is the current one, with its address in the VPC
@@ -183,21 +184,24 @@ def test_a_new_worker_boots_by_itself_and_takes_a_task(fleet: Fleet) -> None:
     # Given more tasks than the workers have slots
     before = set(fleet.members())
     held = [fleet.start("holds", gate="scale-out") for _ in range(SLOTS * len(before))]
-    fleet.eventually(lambda: all(map(fleet.node_of, held)), "every slot is taken")
-    waiting = fleet.start("naps", seconds=1)
-    # When there shall be one worker more
-    fleet.size(len(before) + 1)
-    (new,) = fleet.eventually(lambda: set(fleet.members()) - before, "an instance is launched")
-    # Then it takes what is waiting, and each step of the way is known
-    fleet.eventually(lambda: fleet.state(waiting) == "success", f"{new} takes a task", 1200)
+    try:
+        fleet.eventually(lambda: all(map(fleet.node_of, held)), "every slot is taken")
+        waiting = fleet.start("naps", seconds=1)
+        # When there shall be one worker more
+        fleet.size(len(before) + 1)
+        (new,) = fleet.eventually(lambda: set(fleet.members()) - before, "an instance is launched")
+        # Then it takes what is waiting, and each step of the way is known
+        fleet.eventually(lambda: fleet.state(waiting) == "success", f"{new} takes a task", 1200)
+    finally:
+        fleet.open_gate("scale-out")
     assert {node for _, _, node in fleet.history(waiting) if node} == {new}
     found = phases(fleet, new)
     print("\n" + "\n".join(f"{new} {phase}" for phase in found))
     total = found[-1].seconds
     verdict = "held" if total <= TARGET_SECONDS else "MISSED"
     print(f"{new} launch to first task: {total:.1f} s; target {TARGET_SECONDS:g} s {verdict}")
-    assert fleet.lifecycle(new) == "InService"
-    fleet.open_gate("scale-out")
+    # And its group hears that it serves
+    fleet.eventually(lambda: fleet.lifecycle(new) == "InService", f"{new} is in service")
     fleet.eventually(lambda: all(fleet.state(run) == "success" for run in held), "the others end")
 
 
@@ -212,9 +216,10 @@ def test_a_node_that_is_rebooted_while_it_drains_goes_on_draining(fleet: Fleet) 
     # Then its task is handed on and done elsewhere, without using up a retry
     fleet.eventually(lambda: fleet.state(run) in ("success", "failed"), "the run ends", 600)
     assert fleet.state(run) == "success", fleet.history(run)
-    states = [(state, n) for state, _, n in fleet.history(run)]
-    assert ("interrupted", node) in states
-    assert states[-1][1] not in (None, node)
+    states = [(state, n) for state, _, n in fleet.history(run) if n]
+    other = states[-1][1]
+    assert other != node
+    assert states == [("running", node), ("ready", node), ("running", other), ("success", other)]
     # And it takes no work any more: what it was told has outlived the reboot
     fleet.eventually(lambda: fleet.node_state(node) == "drained", "the node is drained")
     host = fleet.host(node)
