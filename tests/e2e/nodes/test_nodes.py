@@ -225,6 +225,9 @@ def test_a_node_that_is_rebooted_while_it_drains_goes_on_draining(fleet: Fleet) 
     host = fleet.host(node)
     fleet.eventually(lambda: host.service("runner-agent").is_running, "the agent runs again")
     assert not host.service(f"runner-worker@{fleet.cloud.state.release}").is_running
+    # Nobody needs it any more
+    fleet.autoscaling.terminate_instance_in_auto_scaling_group(InstanceId=node, ShouldDecrementDesiredCapacity=True)
+    fleet.eventually(lambda: node not in fleet.members(), "it has left its group")
 
 
 def test_a_broken_release_never_takes_work_and_gives_its_instance_back(fleet: Fleet) -> None:
@@ -240,7 +243,7 @@ def test_a_broken_release_never_takes_work_and_gives_its_instance_back(fleet: Fl
         fleet.eventually(lambda: fleet.tag(new, "Boot"), f"{new} says why")
         reason = "scripts/bootstrap: exit 1: error: bootstrap: this one is broken"
         assert fleet.tag(new, "Boot") == f"failed: {reason}"
-        assert f"error: boot: {reason}" in fleet.console(new)
+        fleet.eventually(lambda: f"error: boot: {reason}" in fleet.console(new), "the console says it, too")
         # And the group takes it back
         fleet.eventually(lambda: new not in fleet.members(), f"{new} is given back")
     finally:
