@@ -110,12 +110,13 @@ class Cloud:
             return True
         return False
 
-    def schedulers(self, n: int) -> None:
-        """Schedulers that can drive rollouts."""
+    def schedulers(self, n: int, *, scaling: bool = False) -> None:
+        """Schedulers that can drive rollouts, and with `scaling` also scale the pools."""
         env = {k: v for k, v in self.state.environment().items() if k.startswith(("AWS_", "SLUICE_ENV"))}
         env["SLUICE_ARTIFACTS_URL"] = self.state.artifacts_url
-        for started in [self.f.spawn("scheduler", f"s{i + 1}", **env) for i in range(n)]:
-            self.f.registered(started)
+        for name in [f"s{i + 1}" for i in range(n)]:
+            own = {**env, "SLUICE_INSTANCE_ID": name} if scaling else env
+            self.f.registered(self.f.spawn("scheduler", name, **own))
 
     def pool(self, release: str, role: str = "worker", nodes: int = 0, tags: Mapping[str, str] | None = None) -> None:
         """The group of a role, with more tags than that of its release, and its first nodes ready."""

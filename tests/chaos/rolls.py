@@ -234,7 +234,7 @@ def roll_again(f: Fleet) -> None:
     """Three rolls back to back while the autoscaler works and the leading schedulers are killed."""
     scaled = {"Scaling": "sluice", "Slots": "2", "MaxWorkers": "4", "Queues": "default", "CooldownSeconds": "3"}
     with cloud(f, nodes=1, maximum=6) as c:
-        c.schedulers(2)
+        c.schedulers(2, scaling=True)
         releases = [c.publish(label) for label in ("first", "second", "third")]
         c.pool(releases[2], tags={**scaled, "TargetWaitSeconds": "2"})
         killed, rolls = 0, []

@@ -31,7 +31,7 @@ class Load:
     def _feed(self) -> None:
         while not self._over.wait(0.2):
             for _ in range(self._tasks - int(self._fleet.one(f"SELECT count(*) {_OPEN}"))):
-                self._fleet.start("naps", seconds=2)
+                self._fleet.start("naps", seconds=5)
 
     def running(self) -> int:
         return int(self._fleet.one(f"SELECT count(*) {_OPEN} AND state = 'running'"))
