@@ -49,5 +49,8 @@ class Load:
         return float(self._fleet.one(worked, first=self._first, begin=begin, end=end))
 
     def interrupted(self) -> int:
-        found = "SELECT sum(interruptions + tries) FROM task_instance WHERE run_id >= :first AND task_id = 'nap'"
+        """How many tasks were handed on, or have not succeeded."""
+        found = """
+            SELECT sum(interruptions) + count(*) FILTER (WHERE state <> 'success')
+            FROM task_instance WHERE run_id >= :first AND task_id = 'nap'"""
         return int(self._fleet.one(found, first=self._first))
