@@ -56,15 +56,20 @@ class Control:
         found = self._try(lambda: self._inspect(workers).active_queues()) or {}
         return {w: [q["name"] for q in queues] for w, queues in found.items()}
 
-    def at_hand(self, workers: Sequence[str]) -> dict[str, int]:
-        """Worker → how many tasks it runs or has taken to run, of those that answer both questions.
+    def at_hand(self, workers: Sequence[str], *, scheduled: bool) -> dict[str, int]:
+        """Worker → how many tasks it runs or has taken to run, of those that answer all questions.
 
-        A task with a countdown that has not come yet is not among them: it goes back to the broker when the worker is
-        stopped.
+        scheduled: also those whose countdown has not come yet. A worker that is stopped gives them back to the broker;
+        one whose machine goes does not.
         """
-        active = self._try(lambda: self._inspect(workers).active(safe=True)) or {}
-        reserved = self._try(lambda: self._inspect(workers).reserved(safe=True)) or {}
-        return {w: len({t["id"] for t in [*active[w], *reserved[w]]}) for w in active.keys() & reserved.keys()}
+        # In the order in which a task passes through them: one that moves meanwhile is seen twice, not never.
+        questions = (["scheduled"] if scheduled else []) + ["reserved", "active"]
+        found = [self._try(getattr(self._inspect(workers), question)) or {} for question in questions]
+        return {
+            w: len({t.get("request", t)["id"] for answer in found for t in answer[w]})
+            for w in workers
+            if all(w in answer for answer in found)
+        }
 
     def cancel(self, queues: Mapping[str, Sequence[str]]) -> None:
         """Tell workers to take no more tasks from these of their queues."""

@@ -214,7 +214,7 @@ class Roll:
         if any(consumed.values()):
             self.journal.queues(target.name, consumed)
             control.cancel(consumed)
-        return consumed, control.at_hand(target.workers)
+        return consumed, control.at_hand(target.workers, scheduled=self.spec.replaces)
 
     def _call_off(self, target: Target) -> None:
         queues = self.journal.of(target.name).queues

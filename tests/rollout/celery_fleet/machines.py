@@ -197,7 +197,8 @@ class Shop:
         return self.sent
 
     def hold(self, count: int) -> None:
-        """So many tasks that end with let_go(), most of them under way: a busy worker may have fetched the others."""
+        """So many tasks that end with let_go(). More than half are under way, which is more than one of two hosts has
+        slots for; a busy worker may have fetched the others."""
         for _ in range(count):
             self.sent += 1
             self.app.send_task("shop.hold", (self.sent,))

@@ -159,6 +159,9 @@ def test_the_instances_of_a_group_are_replaced_one_by_one(shop: Shop, deployctl:
         with shop.load(pause=0.3):
             until(lambda: shop.lines("end"))
             group.version.write_text("2")
+            # And tasks on each of them whose time has not come: a machine that goes gives nothing back
+            for _ in range(8):
+                shop.send(0.05, countdown=15)
             # When the group is rolled
             code, out, err = deployctl("roll", "--fleet", shop.file, "--yes", "--json")
         # Then every instance is another one, and none was terminated before it was idle
