@@ -55,7 +55,8 @@ def docker_url(podman: list[str]) -> Iterator[str]:
     home = Path(tempfile.mkdtemp(prefix="sluice-podman-"))  # short: the path of a socket has 107 bytes
     url = f"unix://{home}/s"
     with (home / "log").open("wb") as log:
-        service = subprocess.Popen([*podman, "system", "service", "--time=0", url], stdout=log, stderr=log)
+        # Where the kernel has ended something for its memory, Podman's monitor says so in a file of its own folder.
+        service = subprocess.Popen([*podman, "system", "service", "--time=0", url], stdout=log, stderr=log, cwd=home)
     deadline = time.monotonic() + 60
     while not answers(home / "s"):
         assert service.poll() is None and time.monotonic() < deadline, (home / "log").read_text()
