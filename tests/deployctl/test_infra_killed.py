@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from runner.deployctl import environment, infra, locks, main, operations
+from tests.killing import kill_with_terraform
 
 pytestmark = [pytest.mark.terraform, pytest.mark.slow]
 
@@ -116,12 +115,7 @@ def kill_in_the_middle(name: str) -> None:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline, "the queue was never asked for"
         time.sleep(0.1)
-    group = [p for p in psutil.Process(process.pid).children() if p.name().startswith("terraform")]
-    process.kill()
-    for terraform in group:
-        os.killpg(terraform.pid, signal.SIGKILL)
-    psutil.wait_procs(group, timeout=30)
-    process.communicate(timeout=30)
+    kill_with_terraform(process)
 
 
 def locks_held() -> list[dict[str, Any]]:

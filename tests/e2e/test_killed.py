@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 
 from runner.deployctl import env as environments
 from runner.deployctl import infra, job, locks, main
+from tests.killing import kill_with_terraform
 
 from .conftest import ROOT, Cloud, statuses
 
@@ -63,10 +62,5 @@ def killed_after(done: int, stack: str, data: Path) -> bool:
                 return False
             assert time.monotonic() < deadline, "the apply does not get on"
             time.sleep(0.05)
-        terraform = [p for p in psutil.Process(process.pid).children() if p.name().startswith("terraform")]
-        process.kill()
-        for each in terraform:
-            os.killpg(each.pid, signal.SIGKILL)
-        psutil.wait_procs(terraform, timeout=30)
-        process.communicate(timeout=30)
+        kill_with_terraform(process)
         return True
