@@ -202,8 +202,8 @@ class TaskInstance(Base):
     """One task of one run.
 
     `attempt` numbers the dispatches and, with the id, is the whole message on the broker. `tries` counts the
-    failures that used up a retry; an interrupted attempt raises `interruptions` instead. `lease_token` is the
-    fencing token: every write of a running attempt names it.
+    attempts that have ended by themselves, well or not; an interrupted one raises `interruptions` instead.
+    `lease_token` is the fencing token: every write of a running attempt names it.
 
     The upstream tasks of a mapped task that has expanded are its items: the counters count those then.
     """

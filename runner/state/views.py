@@ -78,7 +78,7 @@ class RunRow:
 
 @dataclass(frozen=True)
 class TaskRow:
-    """A task instance as a line of a list. `tries` counts what used up a retry, `interruptions` what did not."""
+    """A task instance as a line of a list. `tries` counts what ended by itself, `interruptions` what did not."""
 
     id: int
     run_id: int

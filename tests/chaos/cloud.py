@@ -118,10 +118,11 @@ class Cloud:
             own = {**env, "SLUICE_INSTANCE_ID": name} if scaling else env
             self.f.registered(self.f.spawn("scheduler", name, **own))
 
-    def pool(self, release: str, role: str = "worker", nodes: int = 0, tags: Mapping[str, str] | None = None) -> None:
-        """The group of a role, with more tags than that of its release, and its first nodes ready."""
+    def pool(
+        self, release: str, role: str = "worker", *, least: int = 0, tags: Mapping[str, str] | None = None
+    ) -> None:
+        """The group of a role, never smaller than `least`, with more tags, and its first nodes ready."""
         low, high = self._bounds
-        low = nodes or low
         name = group_name("local", role, POOL)
         variables = {
             "SLUICE_ROLE": role,
@@ -150,7 +151,7 @@ class Cloud:
         ]
         self.asg.create_auto_scaling_group(
             AutoScalingGroupName=name,
-            MinSize=low if tags else 0,  # who scales it keeps what it starts with
+            MinSize=least,
             MaxSize=high,
             DesiredCapacity=low,
             AvailabilityZones=["us-east-1a"],

@@ -236,7 +236,7 @@ def roll_again(f: Fleet) -> None:
     with cloud(f, nodes=1, maximum=6) as c:
         c.schedulers(2, scaling=True)
         releases = [c.publish(label) for label in ("first", "second", "third")]
-        c.pool(releases[2], tags={**scaled, "TargetWaitSeconds": "2"})
+        c.pool(releases[2], least=1, tags={**scaled, "TargetWaitSeconds": "2"})
         killed, rolls = 0, []
         for release in releases:
             # A wave for which one node is too few, and which ends while the roll goes on
@@ -266,6 +266,7 @@ def roll_again(f: Fleet) -> None:
 
 
 # What the next release does to the tables that every task passes through: `pre` adds, `post` takes away.
+_TABLES = ("dag_run", "task_instance", "node", "event")
 _MIGRATION = """
 from alembic import op
 
@@ -276,7 +277,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    for table in ("dag_run", "task_instance", "node", "event"):
+    for table in {tables}:
         op.execute(f"ALTER TABLE {{table}} {change}")
 """
 _CHANGES = {"pre": "ADD COLUMN next text NOT NULL DEFAULT 'next'", "post": "DROP COLUMN next"}
@@ -289,7 +290,7 @@ def roll_schema(f: Fleet) -> None:
     heads = {str(row[0]).partition("_")[0]: str(row[0]) for row in f.all("SELECT version_num FROM alembic_version")}
     patch = {
         f"runner/state/migrations/versions/{phase}/{phase}_9999.py": _MIGRATION.format(
-            revision=f"{phase}_9999", before=heads[phase], change=change
+            revision=f"{phase}_9999", before=heads[phase], tables=_TABLES, change=change
         )
         for phase, change in _CHANGES.items()
     }
@@ -299,7 +300,7 @@ def roll_schema(f: Fleet) -> None:
         c.pool(old)
         c.load("diamonds", 40, seconds=[0.05, 0.3])
         roll = c.file(Wish(new, drain_seconds=60))
-        f.wait(lambda: f.one(columns) == 4, "the schema is the new one")
+        f.wait(lambda: f.one(columns) == len(_TABLES), "the schema is the new one")
         # The new machine takes some seconds to come: until then the old release is alone with the new schema.
         before = len(f.ledger_lines())
         f.wait(lambda: len(f.ledger_lines()) > before + 100, "50 more tasks have run")
@@ -307,7 +308,7 @@ def roll_schema(f: Fleet) -> None:
         f.wait(lambda: c.ended(roll), "the roll ends")
         c.expect(new, 1, roll)
         # What takes away waits for the schedulers, which are of the old release.
-        if f.one(columns) != 4:
+        if f.one(columns) != len(_TABLES):
             f.problems.append("the post migration was run while nodes of the old release were there")
         c.quiet()
         f.wait(f.over, "all runs end")
