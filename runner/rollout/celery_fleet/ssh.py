@@ -49,6 +49,8 @@ class Shell:
         from paramiko.client import RejectPolicy
         from paramiko.ssh_exception import AuthenticationException, BadHostKeyException, SSHException
 
+        from runner.rollout.celery_fleet.remote import config
+
         connect: Any = Connection
         ssh = self._ssh
         known = ssh.known_hosts.expanduser()
@@ -66,6 +68,7 @@ class Shell:
                 gateway=connect(ssh.jump) if ssh.jump else None,
                 connect_timeout=max(1, round(ssh.connect_timeout)),
                 connect_kwargs=options,
+                config=config(),
             )
             for client in [connection.client, *([connection.gateway.client] if ssh.jump else [])]:
                 client.set_missing_host_key_policy(RejectPolicy())

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import asyncssh
 import pytest
+from fabric.runners import Remote
 
 from runner.rollout.celery_fleet.drive import _summary
 from runner.rollout.celery_fleet.plan import Target
@@ -64,6 +65,20 @@ def test_a_command_that_does_not_end_is_not_waited_for(door: Door) -> None:
     with pytest.raises(SluiceError, match=r"has not ended within 0\.5 s and may still run there"):
         door.run("sleep 3", 0.5)
     assert time.monotonic() - began < 60
+
+
+def test_a_command_whose_time_is_up_says_so_however_long_its_channel_takes_to_close(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kill = Remote.kill
+
+    def slowly(remote: Remote) -> None:
+        kill(remote)
+        time.sleep(1)
+
+    monkeypatch.setattr(Remote, "kill", slowly)
+    with pytest.raises(SluiceError, match=r"has not ended within 0\.5 s"):
+        door.run("sleep 3", 0.5)
 
 
 def test_who_is_not_who_they_say_is_refused(door: Door) -> None:
