@@ -119,7 +119,14 @@ class Cloud:
             self.f.registered(self.f.spawn("scheduler", name, **own))
 
     def pool(
-        self, release: str, role: str = "worker", *, least: int = 0, tags: Mapping[str, str] | None = None
+        self,
+        release: str,
+        role: str = "worker",
+        *,
+        least: int = 0,
+        tags: Mapping[str, str] | None = None,
+        heartbeat_seconds: float = 0.3,
+        hook_seconds: int = HOOK_SECONDS,
     ) -> None:
         """The group of a role, never smaller than `least`, with more tags, and its first nodes ready."""
         low, high = self._bounds
@@ -129,7 +136,7 @@ class Cloud:
             "SLUICE_POOL": POOL if role == "worker" else role,
             "SLUICE_QUEUES": "default",
             "SLUICE_SLOTS": str(self.slots),
-            "SLUICE_HEARTBEAT_SECONDS": "0.3",
+            "SLUICE_HEARTBEAT_SECONDS": str(heartbeat_seconds),
             "SLUICE_LEASE_SECONDS": str(self.f.lease),
             "SLUICE_DRAIN_SECONDS": "60",
             "SLUICE_ARTIFACTS_URL": self.f.engines.artifacts,  # where the bundles are
@@ -144,7 +151,7 @@ class Cloud:
             {
                 "LifecycleHookName": hook,
                 "LifecycleTransition": f"autoscaling:EC2_INSTANCE_{transition}",
-                "HeartbeatTimeout": HOOK_SECONDS,
+                "HeartbeatTimeout": hook_seconds,
                 "DefaultResult": "ABANDON",
             }
             for hook, transition in (("launch", "LAUNCHING"), ("terminate", "TERMINATING"))
@@ -162,7 +169,7 @@ class Cloud:
             ],
             LifecycleHookSpecificationList=hooks,
         )
-        self.f.wait(lambda: len(self.serving(role)) == low, f"the first {role} nodes are up")
+        self.f.wait(lambda: len(self.serving(role)) == low, f"the first {role} nodes are up", every=0.02 * low)
 
     def publish(self, label: str, patch: Mapping[str, str] | None = None) -> str:
         """A release of this source tree, with some files in another form; its id."""
@@ -231,6 +238,7 @@ class Cloud:
         self.f.wait(
             lambda: len(self.serving(role)) == nodes and len(self.group(role).instances) == nodes,
             f"the {role} pool comes to rest",
+            every=0.02 * nodes,
         )
         group, found = self.group(role), self.view(roll)
         if found.state != state:

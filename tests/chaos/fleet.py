@@ -306,8 +306,8 @@ class Fleet:
         rows = self.all(sql, **values)
         return rows[0][0] if rows else None
 
-    def wait(self, what: Callable[[], Any], why: str, seconds: float | None = None) -> Any:
-        """Wait until `what` is true and return it. Raises TimeUp."""
+    def wait(self, what: Callable[[], Any], why: str, seconds: float | None = None, every: float = 0.05) -> Any:
+        """Wait until `what` is true and return it; it is asked every so many seconds. Raises TimeUp."""
         end = self.deadline if seconds is None else min(self.deadline, time.monotonic() + seconds)
         while True:
             found = what()
@@ -315,7 +315,7 @@ class Fleet:
                 return found
             if time.monotonic() > end:
                 raise TimeUp(f"not in time: {why}")
-            time.sleep(0.05)
+            time.sleep(max(0.05, every))
 
     def busy(self, tasks: int = 1, node_id: str | None = None) -> None:
         """Wait until so many tasks run, on this node or anywhere; or until all is over, if it was quicker."""

@@ -341,9 +341,9 @@ def roll_100(f: Fleet) -> None:
     with cloud(f, nodes=nodes, maximum=nodes + max(1, nodes // 10)) as c:
         c.schedulers(2)
         old, new = c.publish("old"), c.publish("new")
-        c.pool(old)
-        c.load(tasks=4 * nodes, seconds=[0.05, 1.0])
-        f.run("wide", max(1, nodes // 20), seconds=[1.0, 60.0])
+        # A hundred machines start at once, and were they to say as much as a few, nothing were left for the tasks.
+        c.pool(old, heartbeat_seconds=3, hook_seconds=600)
+        c.load(tasks=4 * nodes, seconds=[0.05, 4.0])
         roll = c.file(Wish(new, batch="10%", drain_seconds=120))
         while not c.ended(roll):
             f.pause(2, 3)
