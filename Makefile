@@ -14,6 +14,7 @@ SEED ?=
 LIMIT ?=
 CHECK ?=
 JOBS ?= 3
+E2E_JOBS ?= 2
 
 .PHONY: help setup lock demo demo-down test e2e environments bench chaos lint format lock-providers stack-docs plan apply destroy output drift configure roll clean
 
@@ -39,9 +40,9 @@ demo-down: $(STAMP) ## stop and remove what `make demo` left running
 test: $(STAMP) ## [JOBS=3 ARGS=]: all tests, on real engines, so many files at a time
 	@$(BIN)/pytest -n $(JOBS) --dist loadfile $(ARGS)
 
-e2e: $(STAMP) ## a fleet of machines in containers: boots, works, drains, breaks, goes (10 minutes; root on Debian or Ubuntu)
+e2e: $(STAMP) ## [E2E_JOBS=2 ARGS=]: a fleet of machines in containers: boots, works, drains, breaks, goes (root on Debian or Ubuntu)
 	@scripts/e2e-setup
-	@$(BIN)/pytest -m "e2e or podman" -s tests/e2e $(ARGS)
+	@$(BIN)/pytest -m "e2e or podman" -n $(E2E_JOBS) --dist loadfile -rP tests/e2e $(ARGS)
 
 environments: $(STAMP) ## [ARGS="-k prod"]: every Terraform environment from nothing to everything and back (20 minutes)
 	@$(BIN)/pytest -m environments -s tests $(ARGS)
