@@ -194,10 +194,22 @@ def drained(connection: Connection, node_id: str) -> bool:
     return state in ("drained", "gone")
 
 
+_BEATS = text("""
+SELECT r.id FROM dag_run r WHERE r.state = 'running' AND r.run_type = 'heartbeat'
+  AND EXISTS (SELECT 1 FROM task_instance t WHERE t.run_id = r.id AND t.queue = :queue) ORDER BY r.id
+""")
+
+
 def gone(connection: Connection, node_id: str, *, cause: str) -> int:
-    """any → gone: the machine is proven dead. What it was running is handed on; returns how many tasks."""
+    """any → gone: the machine is proven dead. What it was running is handed on; returns how many tasks.
+
+    Heartbeat runs on its own queue, which nobody consumes any more, are ended.
+    """
     _move(connection, node_id, "gone", ("booting", "ready", "draining", "drained"), cause, None, None)
-    return transitions.interrupt_node(connection, node_id, cause)
+    tasks = transitions.interrupt_node(connection, node_id, cause)
+    for run in list(connection.execute(_BEATS, {"queue": queue_of(node_id)}).scalars()):
+        transitions.end_run(connection, run, why=f"the node is gone: {cause}")
+    return tasks
 
 
 def is_ready(connection: Connection, node_id: str) -> bool:

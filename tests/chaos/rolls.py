@@ -280,6 +280,12 @@ def upgrade() -> None:
     for table in {tables}:
         op.execute(f"ALTER TABLE {{table}} {change}")
 """
+# Until its machine is there the old release is alone with the new schema.
+_STARTS_LATE = """
+import sys, time
+if "worker" in sys.argv:
+    time.sleep(20)
+"""
 _CHANGES = {"pre": "ADD COLUMN next text NOT NULL DEFAULT 'next'", "post": "DROP COLUMN next"}
 
 
@@ -294,6 +300,7 @@ def roll_schema(f: Fleet) -> None:
         )
         for phase, change in _CHANGES.items()
     }
+    patch["sitecustomize.py"] = _STARTS_LATE
     with cloud(f, maximum=2) as c:
         c.schedulers(2)
         old, new = c.publish("old"), c.publish("new", patch)
@@ -301,7 +308,6 @@ def roll_schema(f: Fleet) -> None:
         c.load("diamonds", 40, seconds=[0.05, 0.3])
         roll = c.file(Wish(new, drain_seconds=60))
         f.wait(lambda: f.one(columns) == len(_TABLES), "the schema is the new one")
-        # The new machine takes some seconds to come: until then the old release is alone with the new schema.
         before = len(f.ledger_lines())
         f.wait(lambda: len(f.ledger_lines()) > before + 100, "50 more tasks have run")
         alone = {line["node"] for line in f.ledger_lines()[before:]} <= {i for i, r in c.serving().items() if r == old}

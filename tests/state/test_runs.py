@@ -321,3 +321,27 @@ def test_only_dead_machines_are_declared_gone(world: World) -> None:
     assert sorted(world.states(run).values()) == ["ready", "running"]
     assert world.one("SELECT state FROM node WHERE node_id = 'n1'") == "gone"
     assert lost_nodes.hand_on(world.engine, existing) == 0
+
+
+@pytest.mark.parametrize("claimed", [False, True])
+def test_the_heartbeat_run_of_a_node_ends_with_it(world: World, claimed: bool) -> None:
+    # Given heartbeat runs on the own queues of two nodes, and an ordinary run that somebody put onto the first one's
+    world.dag(task("a"), max_active_runs=None)
+    for name in ("n1", "n2"):
+        world.node(name, queues=(nodes.queue_of(name),))
+    dates = (DATE + dt.timedelta(seconds=s) for s in range(3))
+
+    def run_on(name: str, run_type: str) -> int:
+        queue, date = nodes.queue_of(name), next(dates)
+        found = world.do(lambda c: transitions.create_run(c, "d", date, run_type=run_type, queue=queue))
+        return int(found)
+
+    mine, other, ordinary = run_on("n1", "heartbeat"), run_on("n2", "heartbeat"), run_on("n1", "manual")
+    if claimed:
+        assert world.claim(next(m for m in world.dispatch() if m.queue == nodes.queue_of("n1")), "n1")
+    # When the first is gone
+    world.do(lambda c: nodes.gone(c, "n1", cause="terminated"))
+    # Then nobody waits for its beat any more
+    assert world.run_state(mine) == "failed"
+    assert world.one("SELECT error FROM task_instance WHERE run_id = :r", r=mine) == "the node is gone: terminated"
+    assert [world.run_state(run) for run in (other, ordinary)] == ["running", "running"]

@@ -16,6 +16,9 @@ def beat(context: Context) -> dict[str, Any]:
     }
 
 
-@dag(description="Proof that a node can take work. Started by rollouts and by operators, on the queue they ask for.")
+@dag(
+    description="Proof that a node can take work. Started by rollouts and by operators, on the queue they ask for.",
+    run_timeout=dt.timedelta(minutes=10),  # on a node's own queue nobody else would ever run it
+)
 def sluice_heartbeat() -> None:
     beat()
