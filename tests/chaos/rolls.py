@@ -18,7 +18,7 @@ from .fleet import Fleet, Inconclusive
 from .registry import scenario
 
 
-@scenario("roll-driver-kill", 14, takes=60, seconds=900, default=False)
+@scenario("roll-driver-kill", 14, takes=60, seconds=900)
 def roll_driver_kill(f: Fleet) -> None:
     """KILL the driver after each thing it does or writes down; then two drivers at once."""
     with cloud(f) as c:
@@ -78,7 +78,7 @@ def _die(c: Cloud, instance: str) -> None:
 Harm = Callable[[Cloud, str], None]
 
 
-@scenario("roll-reclaimed", 15, kills=True, takes=75, seconds=900, default=False)
+@scenario("roll-reclaimed", 15, kills=True, takes=75, seconds=900)
 def roll_reclaimed(f: Fleet) -> None:
     """At each step of a roll a machine goes: spot notice, health replacement, a hook that runs out, sudden death."""
     # step → what happens to the newest machine there is, or to the one that leaves
@@ -153,7 +153,7 @@ if "worker" in sys.argv:
 """
 
 
-@scenario("roll-broken", 14, 15, kills=True, takes=60, seconds=900, default=False)
+@scenario("roll-broken", 14, 15, kills=True, takes=60, seconds=900)
 def roll_broken(f: Fleet) -> None:
     """Releases that do not start, that start and fail tasks, or hang: taken back, and the old one serves on."""
     folder = f.pipelines()
@@ -192,7 +192,7 @@ def roll_broken(f: Fleet) -> None:
         f.doomed |= set(f.created)
 
 
-@scenario("roll-control", 14, takes=75, seconds=900, default=False)
+@scenario("roll-control", 14, takes=75, seconds=900)
 def roll_control(f: Fleet) -> None:
     """Roll the schedulers, who drive it themselves, then the web nodes: chains go on, and every request is answered."""
     live = """
@@ -229,7 +229,7 @@ def roll_control(f: Fleet) -> None:
         f.wait(f.over, "all runs end")
 
 
-@scenario("roll-again", 14, takes=90, seconds=900, default=False)
+@scenario("roll-again", 14, takes=150, seconds=900)
 def roll_again(f: Fleet) -> None:
     """Three rolls back to back while the autoscaler works and the leading schedulers are killed."""
     scaled = {"Scaling": "sluice", "Slots": "2", "MaxWorkers": "4", "Queues": "default", "CooldownSeconds": "3"}
@@ -289,7 +289,7 @@ if "worker" in sys.argv:
 _CHANGES = {"pre": "ADD COLUMN next text NOT NULL DEFAULT 'next'", "post": "DROP COLUMN next"}
 
 
-@scenario("roll-schema", 14, takes=60, seconds=900, default=False)
+@scenario("roll-schema", 14, takes=60, seconds=900)
 def roll_schema(f: Fleet) -> None:
     """A release with migrations: workers and schedulers of the old one work on, on its `pre` schema."""
     columns = "SELECT count(*) FROM information_schema.columns WHERE column_name = 'next'"
@@ -344,12 +344,13 @@ _BATCHES = """
 def roll_100(f: Fleet) -> None:
     """A measurement: 100 nodes (times --scale) rolled by tenths under tasks of 0.05 to 60 s: wall time and bound."""
     nodes, tasks = max(2, round(100 * f.scale)), round(50_000 * f.scale)
+    f.lease = 120.0  # all of them on one machine: nobody is dead who is late
     with cloud(f, nodes=nodes, maximum=nodes + max(1, nodes // 10)) as c:
         c.schedulers(2)
         old, new = c.publish("old"), c.publish("new")
         # A hundred machines start at once, and were they to say as much as a few, nothing were left for the tasks.
-        c.pool(old, heartbeat_seconds=3, hook_seconds=600)
-        c.load(tasks=4 * nodes, seconds=[0.05, 4.0])
+        c.pool(old, heartbeat_seconds=5, hook_seconds=600)
+        c.load(tasks=4 * nodes, seconds=[0.05, 6.0])
         roll = c.file(Wish(new, batch="10%", drain_seconds=120))
         while not c.ended(roll):
             f.pause(2, 3)

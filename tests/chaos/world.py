@@ -43,7 +43,7 @@ class Engines:
     valkey: Valkey = field(init=False)
 
     def __post_init__(self) -> None:
-        self.postgres = Postgres(self.directory / "pg", fast=True)
+        self.postgres = Postgres(self.directory / "pg", fast=True, max_connections=500)
         self.valkey = Valkey(self.directory / "valkey")
 
     def start(self) -> None:
