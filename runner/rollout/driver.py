@@ -151,8 +151,8 @@ def turn(journal: Journal, fleet: Fleet) -> Turn:
         if rollout.error is None and (more := _left_over(fleet, progress)):
             journal.extend(len(steps), more)
             return "moved"
-        # A heartbeat run on the queue of a node that is gone would wait for ever.
-        fleet.end_runs([run for s in steps if s.action == "heartbeat" for run in s.detail.get("runs", {}).values()])
+        # A heartbeat run on the queue of a node that hangs would wait for long.
+        fleet.end_runs([run for s in steps for run in s.detail.get("runs", {}).values()])
         journal.finish(_final_state(rollout), _summary(steps), _taken_back(fleet, progress))
         return "over"
     if current.state == "pending":

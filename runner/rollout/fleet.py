@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import zlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 
 from sqlalchemy import Connection, Engine, text
 
@@ -98,14 +98,14 @@ class LiveFleet:
             for node_id in self._nodes(connection, instance_id)[-1:]:
                 nodes.uncordon(connection, node_id, by=by)
 
-    def gone(self, instance_id: str) -> bool:
-        """Write down that the machine is dead, if the cloud says so."""
-        if not self.cloud.dead(instance_id):
-            return False
+    def gone(self, instance_ids: Sequence[str]) -> set[str]:
+        """Those of these machines that are dead by the cloud's word, which is written down."""
+        dead = set(instance_ids) - self.cloud.existing(instance_ids)
         with self.engine.begin() as connection:
-            for node_id in self._nodes(connection, instance_id):
-                nodes.gone(connection, node_id, cause="the instance is terminated")
-        return True
+            for instance_id in sorted(dead):
+                for node_id in self._nodes(connection, instance_id):
+                    nodes.gone(connection, node_id, cause="the instance is terminated")
+        return dead
 
     def heartbeat(self, node_id: str, at: dt.datetime) -> int:
         """The heartbeat run of this node for a step that began `at`: created once, found again after a crash."""

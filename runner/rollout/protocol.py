@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 from runner.rollout.facts import Facts, Group
@@ -27,7 +27,7 @@ class Fleet(Protocol):
 
     def uncordon(self, instance_id: str, *, by: str) -> None: ...
 
-    def gone(self, instance_id: str) -> bool: ...
+    def gone(self, instance_ids: Sequence[str]) -> set[str]: ...
 
     def heartbeat(self, node_id: str, at: dt.datetime) -> int: ...
 

@@ -7,7 +7,7 @@ is kept with the step before and after.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -140,6 +140,8 @@ def wait_ready(fleet: Fleet, context: Context) -> Outcome:
     seen = gate.newcomers(facts, before, only)
     tried = sorted({*context.detail.get("tried", []), *seen})
     detail = {"ready": [n.node_id for n in ready], "seen": seen, "tried": tried}
+    if facts.role == "worker":  # each is tried as it comes, and not only when the last one has come
+        detail["runs"] = {n.node_id: fleet.heartbeat(n.node_id, context.started_at) for n in ready}
     if len(ready) >= count:
         return Done(detail)
     asked, said = context.detail.get("asked", 0.0), context.detail.get("trouble", "")
@@ -165,7 +167,8 @@ def heartbeat(fleet: Fleet, context: Context) -> Outcome:
     count, limit = _count(context), float(context.args["limit_seconds"])
     before, only = _whom(context)
     nodes = gate.new_nodes(fleet.facts(), before, context.args["release"], only)
-    ids = {n.node_id: fleet.heartbeat(n.node_id, context.started_at) for n in nodes}
+    begun = context.batch.get("wait_ready", {}).get("runs", {})
+    ids = {n.node_id: begun.get(n.node_id) or fleet.heartbeat(n.node_id, context.started_at) for n in nodes}
     runs = {node: fleet.run_state(run) for node, run in ids.items()}
     detail = {"runs": ids, "states": {n: r.state for n, r in runs.items()}}
     if error := gate.heartbeat_error(count, context.age, limit, runs):
@@ -250,11 +253,10 @@ def terminate(fleet: Fleet, context: Context) -> Outcome:
     One that had left by itself took no capacity with it; another one goes for it, drained like everybody.
     """
     size, facts = int(context.batch["surge"]["desired"]), fleet.facts()
-    left = [i for i in context.args["instances"] if not _removed(fleet, fleet.group(), i, size)]
-    for instance in context.detail.get("instead", []):
-        drained = _running(fleet, facts, context, instance, ENDLESS_SECONDS) is None
-        if not drained or not _removed(fleet, fleet.group(), instance, size):
-            left.append(instance)
+    instead = context.detail.get("instead", [])
+    drained = [i for i in instead if _running(fleet, facts, context, i, ENDLESS_SECONDS) is None]
+    left = [i for i in instead if i not in drained]
+    left += _remove(fleet, facts.group, [*context.args["instances"], *drained], size)
     detail = {**context.detail, "left": left}
     return Waiting(detail) if left else Done(detail)
 
@@ -267,7 +269,7 @@ def retreat(fleet: Fleet, context: Context) -> Outcome:
     """
     old, keep, target = context.args["old"], set(context.args["keep"]), int(context.args["desired"])
     bad = context.args.get("bad")
-    facts, left = fleet.facts(), []
+    facts, drained = fleet.facts(), []
     for instance in old:
         node, member = facts.node(instance), facts.group.find(instance)
         if node is None or member is None or member.leaving:
@@ -275,7 +277,8 @@ def retreat(fleet: Fleet, context: Context) -> Outcome:
         if node.state == "draining":
             fleet.uncordon(instance, by=context.by)
         elif node.state == "drained":
-            _removed(fleet, fleet.group(), instance, target)
+            drained.append(instance)
+    _remove(fleet, facts.group, drained, target)
     group = fleet.group()
     extra = [i for i in group.instances if i.instance_id not in keep and not i.leaving]
     # Those that never got to work first.
@@ -283,11 +286,9 @@ def retreat(fleet: Fleet, context: Context) -> Outcome:
     too_many = max(0, group.desired - max(target, group.minimum))
     # Those beyond that are replaced by instances of the old release.
     going = [i for n, i in enumerate(extra) if n < too_many or (bad and facts.runs(i) == bad)]
-    for newcomer in going:
-        left.append(newcomer.instance_id)
-        seconds = float(context.args["seconds"])
-        if _running(fleet, facts, context, newcomer.instance_id, seconds) is None or context.age > seconds:
-            _removed(fleet, fleet.group(), newcomer.instance_id, target)
+    left, seconds = [i.instance_id for i in going], float(context.args["seconds"])
+    idle = [i for i in left if _running(fleet, facts, context, i, seconds) is None or context.age > seconds]
+    _remove(fleet, group, idle, target)
     group = fleet.group()
     smallest = max(target, group.minimum, sum(not i.leaving for i in group.instances))
     if not left and group.desired > smallest:
@@ -302,7 +303,7 @@ def retreat(fleet: Fleet, context: Context) -> Outcome:
         and (n.instance_id in old or n.instance_id not in keep)
         and group.find(n.instance_id) is None
     }
-    left += [i for i in sorted((leaving | lost) - set(left)) if not _removed(fleet, group, i, target)]
+    left += _remove(fleet, group, sorted((leaving | lost) - set(left)), target)
     detail = {"left": left, "desired": group.desired}
     return Waiting(detail) if left else Done(detail)
 
@@ -346,18 +347,22 @@ def _who_goes(facts: Facts, instances: Collection[str], release: str, size: int)
     return {"instead": instead} if instead else {}
 
 
-def _removed(fleet: Fleet, group: Group, instance: str, size: int) -> bool:
-    """Terminate an instance unless it leaves already; True once the cloud says that it is dead.
+def _remove(fleet: Fleet, group: Group, instances: Sequence[str], size: int) -> list[str]:
+    """Terminate those of these instances that do not leave already; returns who is not dead yet by the cloud's word.
 
-    Its capacity goes with it as long as the group is larger than `size`; otherwise it is replaced.
+    Their capacity goes with them as long as the group is larger than `size`; beyond that they are replaced.
     """
-    member = group.find(instance)
-    if member is None:
-        return fleet.gone(instance)
-    if not member.leaving:
-        # At the minimum AWS refuses to take the capacity away: somebody raised it, a replacement is wanted.
-        fleet.terminate(instance, decrement=group.desired > max(size, group.minimum))
-    return False
+    desired = group.desired
+    members = {i: member for i in instances if (member := group.find(i))}
+    for instance, member in members.items():
+        if not member.leaving:
+            # At the minimum AWS refuses to take the capacity away: somebody raised it, a replacement is wanted.
+            smaller = desired > max(size, group.minimum)
+            fleet.terminate(instance, decrement=smaller)
+            desired -= smaller
+    away = [i for i in instances if i not in members]
+    dead = fleet.gone(away) if away else ()
+    return [i for i in instances if i not in dead]
 
 
 def _serves(facts: Facts, instance: str) -> bool:

@@ -144,11 +144,14 @@ class Autoscaling(Leader):
 
     def _bury(self, pool: ScaledPool, group: Group, fleet: Sequence[NodeRow]) -> None:
         """Write off the nodes that we let go and whose machine is dead, where their agent could not say so."""
-        live = LiveFleet(self._engine, self._cloud, self._settings, "worker", pool.name)
-        for node in fleet:
-            left = node.pool == pool.name and node.requested_by == BY and node.state in ("draining", "drained")
-            if left and not node.live and group.find(node.instance_id) is None:
-                live.gone(node.instance_id)
+        left = [
+            node.instance_id
+            for node in fleet
+            if node.pool == pool.name and node.requested_by == BY and node.state in ("draining", "drained")
+            if not node.live and group.find(node.instance_id) is None
+        ]
+        if left:
+            LiveFleet(self._engine, self._cloud, self._settings, "worker", pool.name).gone(left)
 
     def _record(
         self,

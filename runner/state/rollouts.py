@@ -157,6 +157,15 @@ def recent(connection: Connection, limit: int = 20, *, before_id: int | None = N
     return [RolloutDetail(**row, steps=found[row["id"]]) for row in rows]
 
 
+def brings(connection: Connection, role: str, pool: str, release: str) -> bool:
+    """Whether a rollout is under way that brings this release to the pool, and is not on its way back."""
+    statement = text("""
+    SELECT 1 FROM rollout
+    WHERE state = 'running' AND role = :role AND pool = :pool AND release = :release AND error IS NULL""")
+    values = {"role": role, "pool": pool, "release": release}
+    return connection.execute(statement, values).scalar() is not None
+
+
 def running(connection: Connection) -> list[int]:
     """Ids of the rollouts under way, oldest first."""
     return list(connection.execute(text("SELECT id FROM rollout WHERE state = 'running' ORDER BY id")).scalars())

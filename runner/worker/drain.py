@@ -1,4 +1,4 @@
-"""Stopping to take work, and knowing that none is left.
+"""What work is taken: none by a node that drains, only its own by one that is to prove itself; and when none is left.
 
 Consumers are cancelled inside Celery's own event loop, by a boot step that looks a few times a second at what the
 heartbeat was told. The gate itself is in the database: a message that still arrives finds nothing to claim.
@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Collection
 from typing import Any
 
 import structlog
@@ -25,13 +26,20 @@ log = structlog.get_logger(__name__)
 LOOK_SECONDS = 0.2
 IDLE_LOOKS = 2  # a drained node was seen idle this many times in a row
 IDLE_LOOK_SECONDS = 0.3  # between two of these looks
+PROOF_SECONDS = 15.0  # for which a node that a roll has brought waits to be tried
 
 
 class Drain:
-    """Whether this worker shall consume, and whether it does. Written by the heartbeat, read by the boot step."""
+    """What this worker shall consume, and what it does. Written by the heartbeat, read by the boot step.
 
-    def __init__(self, queues: list[str]) -> None:
+    own: the one of its queues that is nobody else's.
+    """
+
+    def __init__(self, queues: list[str], own: str = "") -> None:
         self.queues = queues
+        self.own = own
+        self._proof_until = 0.0
+        self._consumed: Collection[str] = ()
         self.consuming = threading.Event()
         self.draining = threading.Event()  # the orders are to drain, and it is not yet said that it is done
         self._wanted = True
@@ -53,15 +61,41 @@ class Drain:
         self._wanted = False
         os.eventfd_write(SLOT_FREE, 1)
 
+    def prove(self) -> None:
+        """Take only what is meant for this very node until something has succeeded on it.
+
+        Long tasks would else fill its slots before the roll that has brought it could try it. A roll that does not
+        come to it for PROOF_SECONDS must not keep it from serving.
+        """
+        self._proof_until = time.monotonic() + PROOF_SECONDS
+
+    def proven(self) -> None:
+        """Something has succeeded on this node: it takes what all take."""
+        if self._proof_until:
+            self._proof_until = 0.0
+            os.eventfd_write(SLOT_FREE, 1)
+
+    def taking(self) -> list[str]:
+        """The queues from which a node that is ready takes its tasks at this moment."""
+        return [self.own] if time.monotonic() < self._proof_until else self.queues
+
+    def connected(self) -> None:
+        """Celery has (again) begun to consume, from every queue."""
+        self._consumed = self.queues
+        self.consuming.set()
+
     def look(self, consumer: Any) -> None:
         """Bring Celery's consumers in line with the orders. Runs in the consumer's event loop."""
-        if self._wanted and not self.consuming.is_set():
-            for queue in self.queues:
+        wanted = self.taking() if self._wanted else []
+        for queue in self.queues:
+            if queue in wanted and queue not in self._consumed:
                 consumer.add_task_queue(queue)
-            self.consuming.set()
-        elif not self._wanted and self.consuming.is_set():
-            for queue in self.queues:
+            elif queue in self._consumed and queue not in wanted:
                 consumer.cancel_task_queue(queue)
+        self._consumed = wanted
+        if wanted:
+            self.consuming.set()
+        else:
             self.consuming.clear()
 
     @staticmethod
@@ -121,7 +155,7 @@ def boot_step(drain: Drain) -> type[bootsteps.StartStopStep]:
         requires = ("celery.worker.consumer.tasks:Tasks",)
 
         def start(self, consumer: Any) -> None:
-            drain.consuming.set()  # a (re)connected consumer starts with its queues
+            drain.connected()
             drain.look(consumer)
             consumer.hub.add_reader(SLOT_FREE, woken, consumer)
             self._timer = consumer.timer.call_repeatedly(LOOK_SECONDS, drain.look, args=(consumer,))

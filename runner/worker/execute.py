@@ -19,6 +19,7 @@ from runner.state.transitions import Claim, Outcome, Result
 from runner.storage.logs import log_prefix
 from runner.worker.attempts import Attempt, Attempts
 from runner.worker.children import BundleBroken, ChildDied, Children, TaskTimeout
+from runner.worker.drain import Drain
 from runner.worker.finish import Finisher
 from runner.worker.logs import LogShipper, log_file, make_folders
 from runner.worker.lookup import Lookup
@@ -46,6 +47,7 @@ class Executor:
         shipper: LogShipper,
         values: Values,
         lookup: Lookup,
+        drain: Drain,
         refused: Callable[[], None],
     ) -> None:
         self._settings = settings
@@ -56,8 +58,8 @@ class Executor:
         self._shipper = shipper
         self._values = values
         self._lookup = lookup
+        self._drain = drain
         self._refused = refused
-        self._queues = [*settings.queue_list, nodes.queue_of(settings.node_id)]
         self.logs = settings.home / "log" / "tasks"
         make_folders(self.logs)
 
@@ -82,7 +84,10 @@ class Executor:
             self._attempts.remove(attempt)
             return None
         # Held until it is committed, so that its lease is renewed and the node is not idle before.
-        return self._finisher.finish(attempt, outcome)
+        following = self._finisher.finish(attempt, outcome)
+        if outcome.result == "success":
+            self._drain.proven()
+        return following
 
     def _claim(self, task_instance: int, attempt_number: int) -> Attempt | None:
         lease = self._settings.lease_seconds
@@ -116,7 +121,7 @@ class Executor:
         claims = transitions.take(
             connection,
             node_id=self._settings.node_id,
-            queues=self._queues,
+            queues=self._drain.taking(),
             n=1,
             lease_seconds=self._settings.lease_seconds,
         )

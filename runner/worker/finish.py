@@ -56,7 +56,7 @@ class Finisher:
         attempts: Attempts,
         *,
         node_id: str,
-        queues: Sequence[str],
+        queues: Callable[[], Sequence[str]],
         lease_seconds: float,
         taking: Callable[[], bool],
     ) -> None:
@@ -65,7 +65,7 @@ class Finisher:
         self._spool = spool
         self._attempts = attempts
         self._node_id = node_id
-        self._queues = list(queues)
+        self._queues = queues
         self._lease = lease_seconds
         self._taking = taking
         self._inbox: queue.SimpleQueue[_Ended | None] = queue.SimpleQueue()
@@ -157,7 +157,7 @@ class Finisher:
                     connection,
                     [ended.outcome for ended in batch],
                     node_id=self._node_id,
-                    queues=self._queues,
+                    queues=self._queues(),
                     slots=slots,
                     lease_seconds=self._lease,
                 )

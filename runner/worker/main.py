@@ -15,7 +15,7 @@ from sqlalchemy.exc import DBAPIError
 
 from runner import bundle
 from runner.settings import Settings
-from runner.state import bundles, nodes, queries
+from runner.state import bundles, nodes, queries, rollouts
 from runner.state.db import connect
 from runner.state.doorbell import TASK, Doorbell, celery_app
 from runner.state.nodes import NodeInfo
@@ -52,9 +52,10 @@ class Worker:
         storage = Storage.open(settings.storage_url)
         self.shipper = LogShipper(storage)
         self.children = Children(self._fetch, settings.home / "bundles.log", recycle_mb=settings.recycle_mb)
-        self.queues = [*settings.queue_list, nodes.queue_of(settings.node_id)]
+        own = nodes.queue_of(settings.node_id)
+        self.queues = [*settings.queue_list, own]
         self.attempts = Attempts()
-        self.drain = Drain(self.queues)
+        self.drain = Drain(self.queues, own)
         self.stopping = False
         self.finisher = Finisher(
             self.engine,
@@ -62,7 +63,7 @@ class Worker:
             settings.home / "spool",
             self.attempts,
             node_id=settings.node_id,
-            queues=self.queues,
+            queues=self.drain.taking,
             lease_seconds=settings.lease_seconds,
             taking=lambda: not self.stopping,
         )
@@ -76,6 +77,7 @@ class Worker:
             self.shipper,
             values,
             Lookup(self.engine, settings.secret_key, settings.region),
+            self.drain,
             self.refused,
         )
         self.prefetch = Prefetch(self.engine, self._fetch)
@@ -97,6 +99,9 @@ class Worker:
         )
         with self.engine.begin() as connection:
             state = nodes.register(connection, info)
+            brought = rollouts.brings(connection, "worker", info.pool, info.release)
+        if brought:
+            self.drain.prove()
         log.info("registered", action="register", node=info.node_id, state=state, release=info.release)
 
     def obey(self, orders: nodes.Orders) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -52,8 +52,8 @@ class FakeCloud:
     def launch_error(self, name: str, since: dt.datetime) -> str:
         return ""
 
-    def dead(self, instance_id: str) -> bool:
-        return instance_id not in self.members
+    def existing(self, instance_ids: Sequence[str]) -> set[str]:
+        return set(instance_ids) & set(self.members)
 
     def reconcile(self) -> None:
         staying = [m for m in self.members.values() if not m.leaving]

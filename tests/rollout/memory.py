@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import random
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -161,12 +161,11 @@ class MemoryFleet:
         if machine.node == "draining":
             self._do("uncordon", lambda: setattr(machine, "node", "ready"))
 
-    def gone(self, instance_id: str) -> bool:
-        machine = self._machine(instance_id)
-        if machine.alive:
-            return False
-        self._do("gone", lambda: setattr(machine, "node", "gone"))
-        return True
+    def gone(self, instance_ids: Sequence[str]) -> set[str]:
+        dead = [machine for i in instance_ids if not (machine := self._machine(i)).alive]
+        for machine in dead:
+            self._do("gone", lambda machine=machine: setattr(machine, "node", "gone"))
+        return {machine.id for machine in dead}
 
     def heartbeat(self, node_id: str, at: dt.datetime) -> int:
         return int(self._do("heartbeat", lambda: self.heartbeats.setdefault((node_id, at), len(self.heartbeats) + 1)))

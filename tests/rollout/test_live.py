@@ -134,6 +134,23 @@ def test_a_release_that_fails_its_heartbeat_run_is_taken_back(pool: Pool) -> Non
     assert pool.serving() == {"i-1": "old", "i-2": "old"}
 
 
+def test_each_new_node_is_tried_as_it_comes_and_once(pool: Pool) -> None:
+    # Given a batch of two, of which one is there
+    beats = "SELECT count(*) FROM dag_run WHERE run_type = 'heartbeat'"
+    roll = file(pool, replace(WISH, batch=2))
+    advance(pool, roll)
+    pool.cloud.reconcile()
+    with pool.engine.begin() as c:
+        pool._register(c, pool.cloud.members["i-3"])
+    # When the driver sees it, then it is tried, though the other has not come
+    assert advance(pool, roll)
+    assert pool.one("SELECT action FROM rollout_step WHERE state = 'running'") == "wait_ready"
+    assert pool.one(beats) == 1
+    # And not again when that one has
+    assert drive(pool, roll)[0].state == "succeeded"
+    assert pool.one(beats) == 2
+
+
 def test_an_unregistered_heartbeat_dag_fails_the_gate_and_says_so(pool: Pool) -> None:
     with pool.engine.begin() as c:
         c.exec_driver_sql("UPDATE dag SET active = false; DELETE FROM dag")
@@ -189,10 +206,10 @@ def test_a_node_cordoned_before_it_registers_never_becomes_ready(pool: Pool) -> 
 
 def test_a_machine_that_lives_is_not_written_off(pool: Pool) -> None:
     live = LiveFleet(pool.engine, pool.cloud, SETTINGS, "worker", "default")
-    assert not live.gone("i-1")
+    assert live.gone(["i-1"]) == set()
     assert "i-1" in pool.serving()
     del pool.cloud.members["i-1"]
-    assert live.gone("i-1")
+    assert live.gone(["i-1"]) == {"i-1"}
     assert "i-1" not in pool.serving()
 
 

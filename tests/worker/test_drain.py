@@ -7,6 +7,7 @@ import threading
 import pytest
 
 from runner.state.nodes import Orders
+from runner.worker import drain as drains
 from runner.worker.drain import Drain, IdleWatch
 
 
@@ -92,3 +93,53 @@ def test_the_thread_ends_while_nothing_drains(worker: Worker) -> None:
     worker.watch.start()
     worker.watch.stop()
     assert worker.said == 0
+
+
+class Consumer:
+    """Celery's, as far as a Drain touches it."""
+
+    def __init__(self) -> None:
+        self.queues: set[str] = set()
+
+    def add_task_queue(self, queue: str) -> None:
+        assert queue not in self.queues
+        self.queues.add(queue)
+
+    def cancel_task_queue(self, queue: str) -> None:
+        self.queues.remove(queue)
+
+
+def test_what_is_consumed_follows_the_orders_and_the_proof(monkeypatch: pytest.MonkeyPatch) -> None:
+    drain, consumer = Drain(["default", "node.n1"], "node.n1"), Consumer()
+
+    def seen() -> set[str]:
+        drain.look(consumer)
+        assert drain.consuming.is_set() == bool(consumer.queues)
+        return consumer.queues
+
+    def connect() -> None:
+        consumer.queues = {"default", "node.n1"}
+        drain.connected()
+
+    # Given a node that is to prove itself
+    drain.prove()
+    connect()
+    assert seen() == {"node.n1"} == set(drain.taking())
+    # Whatever else happens, that stays
+    drain.obey(orders("draining"))
+    assert seen() == set()
+    connect()
+    assert seen() == set()
+    drain.obey(orders("ready"))
+    assert seen() == {"node.n1"}
+    # Until it has
+    drain.proven()
+    assert seen() == {"default", "node.n1"} == set(drain.taking())
+    drain.proven()
+    assert seen() == {"default", "node.n1"}
+    # Or until nobody has come for long enough
+    drain.prove()
+    assert seen() == {"node.n1"}
+    monkeypatch.setattr(drains, "PROOF_SECONDS", 0.0)
+    drain.prove()
+    assert seen() == {"default", "node.n1"}

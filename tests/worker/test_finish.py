@@ -22,7 +22,7 @@ def finisher(engine: Engine, broker_url: str, tmp_path: Path) -> Finisher:
         tmp_path / "spool",
         Attempts(),
         node_id="n1",
-        queues=["default"],
+        queues=lambda: ["default"],
         lease_seconds=60,
         taking=lambda: True,
     )

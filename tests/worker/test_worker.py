@@ -9,10 +9,10 @@ import psutil
 import pytest
 
 from runner.scheduler.dispatch import Resender
-from runner.state import nodes, transitions
+from runner.state import nodes, rollouts, transitions
 from runner.storage import Storage
 from runner.storage.logs import read_log
-from runner.worker.drain import IDLE_LOOK_SECONDS
+from runner.worker.drain import IDLE_LOOK_SECONDS, PROOF_SECONDS
 
 from .conftest import Fleet
 
@@ -352,3 +352,41 @@ def test_a_draining_worker_hands_messages_back_without_fetching_them_again_and_a
     busy.wait(lambda: busy.state(run) == "success", dispatching=True)
     assert busy.one("SELECT max(attempt) FROM task_instance WHERE run_id = :r", r=run) <= 4
     assert sorted(x["i"] for x in busy.out("small")) == list(range(40))
+
+
+def test_a_worker_that_a_roll_has_brought_takes_nothing_before_it_was_tried(fleet: Fleet) -> None:
+    # Given a roll under way, many tasks that wait, and the first worker of the new release
+    fleet.push(PIPELINE)
+    with fleet.engine.begin() as c:
+        steps = [("heartbeat", {"batch": 1})]
+        rollouts.create(
+            c, role="worker", pool="default", release="new", strategy="replace", wish={}, steps=steps, who="test"
+        )
+    wide = fleet.run("wide")
+    fleet.worker(release="new")
+    fleet.ready()
+    # Then it takes none of them
+    end = time.monotonic() + 2
+    while time.monotonic() < end:
+        fleet.dispatch()
+        time.sleep(0.1)
+    assert fleet.out("small") == []
+    # But what is meant for this very node, also if it fails; and when something has succeeded, all the others at once
+    failing = fleet.run("failing", queue=nodes.queue_of("n1"))
+    fleet.wait(lambda: fleet.state(failing) == "failed", dispatching=True)
+    assert fleet.out("small") == []
+    beat = fleet.run("chain", queue=nodes.queue_of("n1"))
+    fleet.wait(lambda: fleet.state(beat) == "success", dispatching=True)
+    fleet.wait(lambda: fleet.state(wide) == "success", seconds=PROOF_SECONDS - 5, dispatching=True)
+
+
+def test_a_worker_that_nobody_tries_serves_all_the_same(fleet: Fleet) -> None:
+    fleet.push(PIPELINE)
+    with fleet.engine.begin() as c:
+        rollouts.create(
+            c, role="worker", pool="default", release="new", strategy="replace", wish={}, steps=[], who="test"
+        )
+    wide = fleet.run("wide")
+    fleet.worker(release="new")
+    fleet.ready()
+    fleet.wait(lambda: fleet.state(wide) == "success", seconds=PROOF_SECONDS + 15, dispatching=True)
