@@ -175,6 +175,14 @@ def turn(journal: Journal, fleet: Fleet) -> Turn:
     return "moved"
 
 
+def _leaving(progress: Progress, step: StepRow) -> list[str] | None:
+    """The machines that the batches before this step have told to go; None while others are to follow."""
+    goings = [s for s in progress.steps if s.action == "terminate"]
+    if any(s.seq > step.seq for s in goings):
+        return None
+    return [i for s in goings if s.seq < step.seq for i in (*s.args["instances"], *s.detail.get("instead", []))]
+
+
 def _act(fleet: Fleet, progress: Progress, step: StepRow) -> Outcome:
     earlier = _earlier(progress.steps, step)
     marks = [int(s.detail["mark"]) for s in progress.steps if "mark" in s.detail]
@@ -190,6 +198,7 @@ def _act(fleet: Fleet, progress: Progress, step: StepRow) -> Outcome:
         age=step.age or 0.0,
         # A node that changes in place did its earlier work on the old release, under the same name.
         mark=int(earlier["order"]["mark"]) if "order" in earlier else min(marks, default=0),
+        leaving=_leaving(progress, step),
     )
     try:
         return ACTIONS[step.action](fleet, context)

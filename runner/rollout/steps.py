@@ -29,6 +29,7 @@ class Context:
     """What an action knows beside the fleet.
 
     batch: what the earlier steps of its batch remembered, by action. mark: where the history of this rollout begins.
+    leaving: the machines that earlier batches have told to go; None while more batches are to come.
     """
 
     rollout_id: int
@@ -40,6 +41,7 @@ class Context:
     batch: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     age: float = 0.0
     mark: int = 0
+    leaving: Sequence[str] | None = None
 
     @property
     def reason(self) -> str:
@@ -248,15 +250,19 @@ def drain(fleet: Fleet, context: Context) -> Outcome:
 
 
 def terminate(fleet: Fleet, context: Context) -> Outcome:
-    """The drained instances have left the group, with the capacity that was added for them, and are seen dead.
+    """The drained instances leave the group, with the capacity that was added for them.
 
-    One that had left by itself took no capacity with it; another one goes for it, drained like everybody.
+    One that had left by itself took no capacity with it; another one goes for it, drained like everybody. A machine
+    takes its time to shut down: only the last batch waits until all of them, also those before it, are seen dead.
     """
     size, facts = int(context.batch["surge"]["desired"]), fleet.facts()
     instead = context.detail.get("instead", [])
     drained = [i for i in instead if _running(fleet, facts, context, i, ENDLESS_SECONDS) is None]
     left = [i for i in instead if i not in drained]
-    left += _remove(fleet, facts.group, [*context.args["instances"], *drained], size)
+    staying = {i.instance_id for i in facts.group.instances if not i.leaving}
+    before = [i for i in context.leaving or () if i not in staying and (facts.group.find(i) or facts.node(i))]
+    alive = _remove(fleet, facts.group, [*before, *context.args["instances"], *drained], size)
+    left += [i for i in alive if context.leaving is not None or i in staying]
     detail = {**context.detail, "left": left}
     return Waiting(detail) if left else Done(detail)
 

@@ -351,6 +351,9 @@ def roll_100(f: Fleet) -> None:
         # A hundred machines start at once, and were they to say as much as a few, nothing were left for the tasks.
         c.pool(old, heartbeat_seconds=5, hook_seconds=600)
         c.load(tasks=4 * nodes, seconds=[0.05, 6.0])
+        slots = nodes * c.slots
+        f.wait(lambda: f.one("SELECT count(*) FROM task_instance WHERE state = 'running'") >= slots, "all slots work")
+        f.pause(30, 30)  # until the hundred that have just started are warm
         roll = c.file(Wish(new, batch="10%", drain_seconds=120))
         while not c.ended(roll):
             f.pause(2, 3)

@@ -33,6 +33,7 @@ class Machine:
     busy: int = 0
     boot: int = 0  # ticks until it registers
     alive: bool = True
+    shutdown: int = 0  # ticks between leaving the group and being off
     ordered: str = ""  # the release it was told to change to
     beside: list[tuple[str, int]] = field(default_factory=list)  # what drains there: release, ticks
 
@@ -97,8 +98,10 @@ class MemoryFleet:
                 if m.node == "ready":
                     m.node = "draining"
                 if m.node in ("", "drained"):
-                    m.lifecycle, m.alive = "", False
+                    m.lifecycle = ""
                     self.killed_tasks += m.busy
+            if m.lifecycle == "":
+                m.alive, m.shutdown = m.shutdown > 0, m.shutdown - 1
         members = [m for m in self.machines if m.lifecycle and not m.lifecycle.startswith("Terminating")]
         for _ in range(0 if self.no_capacity else self.desired - len(members)):
             self.launched += 1

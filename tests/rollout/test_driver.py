@@ -26,6 +26,21 @@ def test_a_roll_replaces_every_node_and_never_has_fewer() -> None:
     assert len(d.fleet.heartbeats) == 3
 
 
+def test_a_batch_does_not_wait_for_the_machines_of_the_last_one_and_the_last_one_waits_for_all() -> None:
+    # Given machines that take long to shut down
+    d = drill(3)
+    for m in d.fleet.machines:
+        m.shutdown = 40
+    lasting: list[int] = []
+    # When they are rolled one by one
+    assert d.run(at=lambda d: lasting.append(sum(m.alive and not m.lifecycle for m in d.fleet.machines))) == "succeeded"
+    # Then they shut down side by side, and when the roll is over all are off
+    assert max(lasting) == 3 and len(lasting) < 3 * 40
+    assert not any(m.alive and not m.lifecycle for m in d.fleet.machines)
+    assert {m.id: m.node for m in d.fleet.machines if not m.alive} == dict.fromkeys(["i-1", "i-2", "i-3"], "gone")
+    assert d.fleet.fewest_serving == 3
+
+
 POINTS = len((lambda d: (d.run(), d.points)[1])(drill(2)))
 
 
