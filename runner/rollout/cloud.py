@@ -37,6 +37,7 @@ class Cloud:
         self._asg = autoscaling or boto3.client("autoscaling", region_name=region, config=config)
         self._ec2 = ec2 or boto3.client("ec2", region_name=region, config=config)
         self._elb = boto3.client("elbv2", region_name=region, config=config)
+        self._births: dict[str, dict[str, tuple[str, str]]] = {}  # group → instance → when it was launched, as what
 
     def groups(self, prefix: str) -> list[Group]:
         """All groups whose name starts like this, without their instances' own tags."""
@@ -58,25 +59,33 @@ class Cloud:
         return found | {g.release: f"the tag of {g.name}" for g in self.groups(f"sluice-{env}-") if g.release}
 
     def group(self, name: str) -> Group:
-        """One group with its instances, in the order they were launched. Raises UsageError if there is none."""
+        """One group with its instances, in the order they were launched. Raises UsageError if there is none.
+
+        EC2 is asked about instances that are new since the last time: what one was launched as does not change.
+        """
         found = self._asg.describe_auto_scaling_groups(AutoScalingGroupNames=[name])["AutoScalingGroups"]
         if not found:
             raise UsageError(f"there is no autoscaling group {name}", "is the pool's name right, and is it applied?")
         ids = [i["InstanceId"] for i in found[0].get("Instances", [])]
-        tags: dict[str, str] = {}
         unserved = self._unserved(found[0].get("TargetGroupARNs", []), ids)
-        launched: dict[str, str] = {}
+        known = {i: birth for i, birth in self._births.get(name, {}).items() if i in ids}
+        known |= self._born([i for i in ids if i not in known])
+        self._births[name] = known
+        group = _group(found[0], {i: release for i, (_, release) in known.items()}, unserved)
+        ordered = sorted(group.instances, key=lambda i: (known.get(i.instance_id, ("", ""))[0], i.instance_id))
+        return Group(**{**vars(group), "instances": tuple(ordered)})
+
+    def _born(self, ids: Sequence[str]) -> dict[str, tuple[str, str]]:
+        """When these instances were launched, and with which release; without those that EC2 does not show yet."""
+        found = {}
         for start in range(0, len(ids), 100):
             wanted = [{"Name": "instance-id", "Values": ids[start : start + 100]}]
             for page in self._ec2.get_paginator("describe_instances").paginate(Filters=wanted):  # type: ignore[arg-type]
                 for instance in (i for r in page["Reservations"] for i in r["Instances"]):
-                    launched[instance["InstanceId"]] = instance["LaunchTime"].isoformat()
-                    for tag in instance.get("Tags", []):
-                        if tag["Key"] == RELEASE_TAG:
-                            tags[instance["InstanceId"]] = tag["Value"]
-        group = _group(found[0], tags, unserved)
-        ordered = sorted(group.instances, key=lambda i: (launched.get(i.instance_id, ""), i.instance_id))
-        return Group(**{**vars(group), "instances": tuple(ordered)})
+                    tags = {tag["Key"]: tag["Value"] for tag in instance.get("Tags", [])}
+                    birth = (instance["LaunchTime"].isoformat(), tags.get(RELEASE_TAG, ""))
+                    found[instance["InstanceId"]] = birth
+        return found
 
     def set_release(self, name: str, release: str) -> None:
         """Change the group's tag; instances launched from now on carry it."""

@@ -57,6 +57,20 @@ def test_the_tag_reaches_what_is_launched_after_it(asg: Any) -> None:
     assert sorted(i.release for i in group.instances) == ["new", "old", "old"]
 
 
+def test_ec2_is_asked_only_about_instances_that_are_new(asg: Any) -> None:
+    ec2, asked = boto3.client("ec2", "us-east-1"), []
+    ec2.meta.events.register("before-call.ec2.DescribeInstances", lambda **_: asked.append(1))
+    cloud = Cloud("us-east-1", ec2=ec2)
+    first = cloud.group(NAME)
+    assert cloud.group(NAME) == first
+    assert len(asked) == 1
+    cloud.set_release(NAME, "new")
+    cloud.set_desired(NAME, 3)
+    assert sorted(i.release for i in cloud.group(NAME).instances) == ["new", "old", "old"]
+    assert set(cloud.group(NAME).instances) > set(first.instances)
+    assert len(asked) == 2
+
+
 def test_an_instance_leaves_with_its_capacity_and_is_dead(asg: Any) -> None:
     cloud = Cloud("us-east-1")
     first = cloud.group(NAME).instances[0].instance_id
