@@ -70,7 +70,7 @@ class Cloud:
         unserved = self._unserved(found[0].get("TargetGroupARNs", []), ids)
         known = {i: birth for i, birth in self._births.get(name, {}).items() if i in ids}
         known |= self._born([i for i in ids if i not in known])
-        self._births[name] = known
+        self._births[name] = {i: birth for i, birth in known.items() if birth[1]}  # a tag may be late to be shown
         group = _group(found[0], {i: release for i, (_, release) in known.items()}, unserved)
         ordered = sorted(group.instances, key=lambda i: (known.get(i.instance_id, ("", ""))[0], i.instance_id))
         return Group(**{**vars(group), "instances": tuple(ordered)})
