@@ -4,46 +4,40 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import dataclasses
 import io
 import os
 import signal
 import sys
 import threading
-import time
 import urllib.request
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import boto3
-from sqlalchemy import Engine
 
 import runner
 from runner.deployctl.watch import line
 from runner.localcloud import engines, machines, node, process
 from runner.localcloud import state as local_state
 from runner.localcloud.state import LocalState
-from runner.rollout import driver, published, schema
 from runner.rollout import release as releases
 from runner.rollout.cloud import Cloud as Groups
 from runner.rollout.cloud import group_name
-from runner.rollout.driver import DbJournal
 from runner.rollout.facts import Facts, Group
 from runner.rollout.fleet import LiveFleet
-from runner.rollout.plan import Wish, plan
+from runner.rollout.plan import Wish
 from runner.settings import Settings
 from runner.state import rollouts
-from runner.state.db import connect
 from runner.storage import Storage
+from tests import drivers
 
 from .fleet import Fleet
 
 POOL = "default"
 HOOK_SECONDS = 30  # the least there is; an agent that says nothing for two thirds of it has lost its hook
 CLOCK_RATE = "1.5"
-SILENT_SECONDS = 0.5  # a driver of these scenarios that was silent for so long is replaced
 # What no worker needs; compiling it on every machine takes time.
 _LEFT_OUT = ("runner/localcloud/aws/", "runner/examples/")
 
@@ -262,22 +256,7 @@ class Cloud:
 
     def file(self, wish: Wish, *, owner: str = "", role: str = "worker", after: Sequence[int] = ()) -> int:
         """A rollout of a role; with an owner no scheduler touches it before that one was silent for 15 s."""
-        archive = published.fetch(self.artifacts, wish.release, [])
-        with self.f.engine.begin() as c:
-            facts = dataclasses.replace(self.facts(role), schema=schema.compare(archive, c))
-            roll = rollouts.create(
-                c,
-                role=role,
-                pool=facts.pool,
-                release=wish.release,
-                strategy=wish.strategy,
-                wish={**vars(wish), "before": facts.before(wish.release), "after": list(after)},
-                steps=[(s.action, s.args) for s in plan(facts, wish)],
-                who="chaos",
-            )
-            if owner:
-                rollouts.take(c, roll, owner)
-            return roll
+        return drivers.file(self.f.engine, self.artifacts, self.facts(role), wish, owner=owner, after=after)
 
     def ended(self, roll: int) -> bool:
         return bool(self.view(roll).state != "running")
@@ -292,40 +271,10 @@ class Cloud:
             os.setpgid(0, 0)
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, signal.SIG_DFL)
-            engine = connect(self.f.url, application_name=owner)
-            _drive(engine, self.settings, roll, owner, die_at)
+            drivers.drive(self.f.url, self.settings, roll, owner, die_at)
             code = 0
         finally:
             os._exit(code)
-
-
-def _drive(engine: Engine, settings: Settings, roll: int, owner: str, die_at: int) -> None:
-    points = 0
-
-    def point() -> None:
-        nonlocal points
-        points += 1
-        if points == die_at:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    def watched(method: Callable[..., Any]) -> Callable[..., Any]:
-        def act(*args: Any, **kwargs: Any) -> Any:
-            value = method(*args, **kwargs)
-            point()
-            return value
-
-        return act
-
-    for kind, names in (
-        (DbJournal, ("start", "done", "fail", "turn_back", "finish")),
-        (LiveFleet, ("set_release", "set_desired", "terminate", "cordon", "heartbeat")),
-    ):
-        for name in names:
-            setattr(kind, name, watched(getattr(kind, name)))
-    rollouts.take.__kwdefaults__["silent_seconds"] = SILENT_SECONDS  # type: ignore[index]
-    groups = Groups(settings.region)
-    while driver.advance(engine, groups, roll, owner, settings):
-        time.sleep(0.1)
 
 
 @contextlib.contextmanager

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import multiprocessing
+import signal
 import subprocess
 import sys
 import tarfile
@@ -14,13 +16,20 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from testinfra.host import Host
 
+from runner.deployctl import client
 from runner.deployctl.local_cloud import LocalCloud
 from runner.localcloud import bridge, containers
 from runner.localcloud.state import ENV
-from runner.state import nodes
+from runner.rollout.cloud import Cloud
+from runner.rollout.fleet import LiveFleet
+from runner.rollout.plan import Wish
+from runner.state import nodes, rollouts
+from runner.state.views import RolloutRow
+from tests import drivers
 
-from .conftest import HOME, SLOTS, Fleet, destroy, launch_monitoring
+from .conftest import HOME, POOL, SLOTS, Fleet, destroy, launch_monitoring
 from .load import Load
 from .phases import phases
 
@@ -291,12 +300,50 @@ def test_a_roll_in_place_keeps_the_throughput(fleet: Fleet, tmp_path: Path) -> N
     assert least >= 0.95 * before
     # And each machine runs the new release and nothing else; no task was interrupted
     for worker in workers:
-        host = fleet.host(worker)
-        units = host.check_output("systemctl list-units --plain --no-legend --state=active 'runner-worker@*'")
-        assert units.split()[0] == UNITS["worker"].format(release=release)
-        assert len(units.splitlines()) == 1
-        assert host.file("/opt/sluice/current").linked_to == f"/opt/sluice/releases/{release}"
+        assert_runs_only(fleet.host(worker), release)
     assert load.interrupted() == 0
+
+
+def test_a_roll_in_place_whose_drivers_are_killed_at_every_point_ends_as_if_none_had_been(fleet: Fleet) -> None:
+    # Given workers of another release than the one the fleet began with, and tasks for all slots
+    release = fleet.cloud.state.release
+    workers = set(fleet.members())
+    with client.connect(ENV) as c, Load(fleet, tasks=2 * SLOTS * len(workers)) as load:
+        facts = LiveFleet(c.engine, Cloud(c.settings.region), c.settings, "worker", POOL).facts()
+        assert facts.outdated(release)
+        wish = Wish(release, strategy="in-place", drain_seconds=120)
+        roll = drivers.file(c.engine, c.artifacts(), facts, wish, owner="driver 0")
+
+        def view() -> RolloutRow:
+            with c.engine.connect() as connection:
+                return rollouts.get(connection, roll)
+
+        # When each of its drivers is killed after the first or second thing that it does or writes down
+        killed, began = 0, time.monotonic()
+        while view().state == "running":
+            assert time.monotonic() < began + 600, view()
+            killed += 1
+            doomed = (fleet.cloud.state.database_url, c.settings, roll, f"driver {killed}", 1 + killed % 2)
+            process = multiprocessing.get_context("spawn").Process(target=drivers.drive, args=doomed)
+            process.start()
+            process.join(300)
+            assert process.exitcode in (0, -signal.SIGKILL)
+        # Then the roll has succeeded all the same
+        assert (view().state, view().error) == ("succeeded", None)
+        print(f"\nroll in place of {len(workers)} workers: {killed} drivers, {time.monotonic() - began:.0f} s")
+        assert killed > 2 * len(workers)
+    # And the machines are those that there were, each with one worker, of that release; no task was interrupted
+    assert set(fleet.members()) == workers
+    for worker in workers:
+        assert_runs_only(fleet.host(worker), release)
+    assert load.interrupted() == 0
+
+
+def assert_runs_only(host: Host, release: str) -> None:
+    """That there is one worker on the machine, and of which release."""
+    units = host.check_output("systemctl list-units --plain --no-legend --state=active 'runner-worker@*'")
+    assert [line.split()[0] for line in units.splitlines()] == [UNITS["worker"].format(release=release)]
+    assert host.file("/opt/sluice/current").linked_to == f"/opt/sluice/releases/{release}"
 
 
 def deployctl(*args: str) -> str:
