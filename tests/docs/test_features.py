@@ -11,6 +11,11 @@ import pytest
 ROOT = Path(__file__).parents[2]
 ROW = re.compile(r"^\| ([A-Z]\d+) \| (.+?) \| (.*?) ?\|$")
 
+# The names under which tests/chaos registers what `make chaos ONLY=…` runs.
+SCENARIOS = {
+    n for path in (ROOT / "tests/chaos").glob("*.py") for n in re.findall(r'@scenario\(\s*"([^"]+)"', path.read_text())
+}
+
 
 def rows(text: str) -> list[tuple[str, str]]:
     return [(m[1], m[3].strip()) for line in text.splitlines() if (m := ROW.match(line))]
@@ -20,8 +25,11 @@ def missing(proof: str) -> str | None:
     """Why a proof does not exist, None if it does."""
     name = proof.strip("`")
     if name.startswith("make "):
-        target = name.split()[1]
-        return None if re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.M) else f"no target {target}"
+        _, target, *arguments = name.split()
+        if not re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.M):
+            return f"no target {target}"
+        wanted = [a.removeprefix("ONLY=") for a in arguments if a.startswith("ONLY=")]
+        return next((f"no scenario {w}" for w in wanted if w not in SCENARIOS), None)
     path, _, test = name.partition("::")
     if not (ROOT / path).exists() or not path.startswith("tests/"):
         return f"no test file {path}"
@@ -51,5 +59,7 @@ def test_every_promise_has_its_row_once() -> None:
 def test_a_proof_that_does_not_exist_is_seen() -> None:
     assert missing("`make nothing-of-the-kind`")
     assert missing("`tests/docs/test_features.py::test_that_is_not_there`")
+    assert missing("`make chaos ONLY=nothing-of-the-kind`")
     assert missing("`runner/settings.py`")
     assert missing("`make test`") is None
+    assert missing("`make chaos ONLY=full-drain`") is None
