@@ -100,6 +100,18 @@ def test_whatever_the_load_and_the_past(data: st.DataObject) -> None:
         assert reason(bounds, load, decision)
 
 
+def test_drained_nodes_go_one_by_one_where_their_successors_have_no_room_yet() -> None:
+    # Given a pool of one, whose group has two drained nodes and room for no third
+    bounds = Limits(1, 1, 1, cooldown_seconds=0.0)
+    drained = [Node(f"i-{i}", "leaves", over=True) for i in range(2)]
+    # When it is decided on, then one of them goes
+    decision = decide(bounds, Load(nodes=drained, desired=2, room=2), History(), 1.0)
+    assert (decision.terminate, decision.desired) == (("i-0",), None)
+    # And next a new one comes, and the other may go
+    decision = decide(bounds, Load(nodes=drained[1:], desired=1, room=2), decision.history, 2.0)
+    assert (decision.terminate, decision.desired) == (("i-1",), 2)
+
+
 @given(st.integers(0, 40), st.integers(1, 4), st.integers(0, 3))
 @settings(max_examples=40, deadline=None)
 def test_a_steady_load_moves_the_pool_once(tasks: int, slots: int, minimum: int) -> None:
