@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import datetime as dt
+import http.client
 import json
 import time
-import urllib.error
-import urllib.request
+import weakref
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 _TIMEOUT_SECONDS = 1.0  # it answers from the host itself; whatever takes longer is not going to come
 _TOKEN_SECONDS = 300
-# Straight to the link-local address: a proxy from the environment would see the node's credentials.
-_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 @dataclass(frozen=True)
@@ -24,27 +23,29 @@ class Event:
 
 
 class Metadata:
-    """A client of the metadata service under `url`. Methods raise OSError while the service does not answer."""
+    """A client of the metadata service under `url`. Methods raise OSError while the service does not answer.
+
+    It is asked several things a second, so the connection is kept. No proxy of the environment is: it would see the
+    node's credentials.
+    """
 
     def __init__(self, url: str) -> None:
-        self._url = url.rstrip("/")
+        where = urlsplit(url)
+        self._connection = http.client.HTTPConnection(where.netloc, timeout=_TIMEOUT_SECONDS)
+        self._prefix = where.path.rstrip("/")
+        weakref.finalize(self, self._connection.close)
         self._token = ""
         self._token_until = 0.0
 
     def get(self, path: str) -> str | None:
         """The value under `latest/<path>`, None where there is none (404)."""
-        for attempt in (1, 2):
-            try:
-                return self._fetch(path)
-            except urllib.error.HTTPError as e:
-                code = e.code
-                e.close()
-            if code == 404:
-                return None
-            if code != 401 or attempt == 2:
-                break
+        status, text = self._fetch(path)
+        if status == 401:
             self._token_until = 0.0  # the service was restarted and has forgotten the token
-        raise OSError(f"metadata {path}: HTTP {code}")
+            status, text = self._fetch(path)
+        if status not in (200, 404):
+            raise OSError(f"metadata {path}: HTTP {status}")
+        return text if status == 200 else None
 
     def terminating(self) -> bool:
         """Whether the autoscaling group wants this instance gone (target lifecycle state `Terminated`)."""
@@ -75,17 +76,30 @@ class Metadata:
             return []
         return sorted((e for e in events if e is not None), key=lambda e: e.not_before)
 
-    def _fetch(self, path: str) -> str:
+    def _fetch(self, path: str) -> tuple[int, str]:
         if time.monotonic() >= self._token_until:
             header = {"X-aws-ec2-metadata-token-ttl-seconds": str(_TOKEN_SECONDS)}
-            self._token = self._open("PUT", "api/token", header)
-            self._token_until = time.monotonic() + _TOKEN_SECONDS / 2
-        return self._open("GET", path, {"X-aws-ec2-metadata-token": self._token})
+            status, token = self._ask("PUT", "api/token", header)
+            if status != 200:
+                raise OSError(f"metadata api/token: HTTP {status}")
+            self._token, self._token_until = token, time.monotonic() + _TOKEN_SECONDS / 2
+        return self._ask("GET", path, {"X-aws-ec2-metadata-token": self._token})
 
-    def _open(self, method: str, path: str, headers: dict[str, str]) -> str:
-        request = urllib.request.Request(f"{self._url}/latest/{path}", method=method, headers=headers)
-        with _OPENER.open(request, timeout=_TIMEOUT_SECONDS) as answer:
-            return str(answer.read().decode())
+    def _ask(self, method: str, path: str, headers: dict[str, str]) -> tuple[int, str]:
+        """Status and body. What was kept may have been closed by the other side: then once more, on a new one."""
+        kept = self._connection.sock is not None
+        try:
+            self._connection.request(method, f"{self._prefix}/latest/{path}", headers=headers)
+            answer = self._connection.getresponse()
+            return answer.status, answer.read().decode()
+        except (ConnectionError, http.client.HTTPException) as e:
+            self._connection.close()
+            if kept:
+                return self._ask(method, path, headers)
+            raise OSError(f"metadata {path}: {e or type(e).__name__}") from None
+        except OSError:
+            self._connection.close()
+            raise
 
 
 def _event(found: dict[str, str]) -> Event | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import http.server
+import socket
 import threading
 from collections.abc import Iterator
 
@@ -22,10 +23,17 @@ class Imds(http.server.ThreadingHTTPServer):
         self.leaves: dict[str, str] = {}
         self.tokens: set[str] = set()
         self.issued = 0
+        self.connections = 0
+        self.hang_up = False  # after the next answer, without a word
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
     server: Imds
+
+    def setup(self) -> None:
+        super().setup()
+        self.server.connections += 1
 
     def do_PUT(self) -> None:
         self.server.issued += 1
@@ -43,6 +51,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Length", str(len(text)))
         self.end_headers()
+        self.close_connection |= self.server.hang_up
         self.wfile.write(text.encode())
 
     def log_message(self, format: str, *args: object) -> None: ...
@@ -73,6 +82,18 @@ def test_a_forgotten_token_is_replaced(imds: Imds, metadata: Metadata) -> None:
     imds.tokens.clear()
     imds.leaves["instance-id"] = "i-1"
     assert metadata.get("meta-data/instance-id") == "i-1"
+
+
+def test_one_connection_serves_many_requests_and_another_follows_when_it_is_closed(
+    imds: Imds, metadata: Metadata
+) -> None:
+    imds.leaves["instance-id"] = "i-1"
+    assert [metadata.get("meta-data/instance-id") for _ in range(3)] == ["i-1"] * 3
+    assert metadata.get("meta-data/none") is None
+    assert imds.connections == 1
+    imds.hang_up = True
+    assert [metadata.get("meta-data/instance-id") for _ in range(3)] == ["i-1"] * 3
+    assert imds.connections == 3
 
 
 def test_only_terminated_means_terminating(imds: Imds, metadata: Metadata) -> None:
@@ -120,3 +141,20 @@ def test_a_rebalance_recommendation_is_one_whatever_it_says(imds: Imds, metadata
 def test_silence_is_an_os_error() -> None:
     with pytest.raises(OSError):
         Metadata("http://127.0.0.1:9").terminating()
+
+
+def test_nonsense_is_an_os_error() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def babble() -> None:
+            for _ in range(2):
+                connection, _ = server.accept()
+                connection.recv(1000)
+                connection.sendall(b"hello\r\n\r\n")
+                connection.close()
+
+        threading.Thread(target=babble, daemon=True).start()
+        metadata = Metadata(f"http://127.0.0.1:{server.getsockname()[1]}")
+        for _ in range(2):
+            with pytest.raises(OSError, match="metadata api/token: "):
+                metadata.terminating()
