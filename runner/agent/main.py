@@ -12,7 +12,7 @@ from types import FrameType
 
 import structlog
 from sqlalchemy import Engine
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import ProgrammingError, SQLAlchemyError
 
 from runner.agent.child import ChildSupervisor
 from runner.agent.cloud import CloudWatch
@@ -45,6 +45,7 @@ class Agent:
         self.stop = threading.Event()
         self.exit_code = 0
         self._quiet: set[str] = set()
+        self._empty = False
 
     def run(self) -> int:
         """Turn until told to stop and, where it is this agent's own, the service has ended; the exit status."""
@@ -114,15 +115,24 @@ class Agent:
     # --- looking ----------------------------------------------------------------------------------------------
 
     def _look(self) -> list[Place]:
+        self._empty = False
         try:
             with self.engine.connect() as connection:
                 places = look(connection, self.node_id, self.supervisor)
             self._quiet.discard("database")
         except SQLAlchemyError as e:
             self._once("database", _first_line(e))
+            self._empty = isinstance(e, ProgrammingError) and self._is_empty()
             places = look(None, self.node_id, self.supervisor)
         self._quiet.discard("the supervisor of services")
         return places
+
+    def _is_empty(self) -> bool:
+        try:
+            with self.engine.connect() as connection:
+                return db.empty(connection)
+        except SQLAlchemyError:
+            return False
 
     def _view(self, place: Place) -> View:
         row, cloud = place.row, self.cloud
@@ -152,6 +162,7 @@ class Agent:
             successor=place.successor,
             installed=not place.order or self.supervisor.installed(place.order.release),
             current=not place.order or self.supervisor.current() == place.order.release,
+            empty=self._empty,
         )
 
     # --- acting -----------------------------------------------------------------------------------------------
@@ -159,6 +170,8 @@ class Agent:
     def _do(self, act: Act, view: View, place: Place) -> bool:
         """Do one act; False if the acts after it must wait for the next turn."""
         match act:
+            case Act.FOUND:
+                self._found()
             case Act.INSTALL:
                 self._install(place)
             case Act.START:
@@ -207,6 +220,13 @@ class Agent:
             left = view.seconds_left if view.seconds_left is not None else float(self.settings.drain_seconds)
             return max(EXIT_SECONDS, left)
         return EXIT_SECONDS
+
+    def _found(self) -> None:
+        from runner.agent import first
+
+        with self.engine.begin() as connection:
+            if first.found(connection, self.settings, self.node_id):
+                log.info("schema made", release=self.settings.release)
 
     def _install(self, place: Place) -> None:
         assert place.order is not None

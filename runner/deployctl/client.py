@@ -1,7 +1,8 @@
 """How an operator's command reaches an environment: its settings, its database, its artifacts.
 
-For the local cloud everything comes from its state directory. Elsewhere the database is reached from inside the
-network, by SLUICE_DATABASE_URL; a way through the web API comes later, behind this same interface.
+For the local cloud everything comes from its state directory. Elsewhere the data stack's state says where database and
+buckets are, and the database is reached as it is inside the network, from outside through a node (`tunnel`). What
+SLUICE_DATABASE_URL names is taken as it is.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from sqlalchemy import Engine, text
 from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from runner import settings as configuration
-from runner.deployctl import environment
+from runner.deployctl import environment, tunnel
+from runner.deployctl.environment import NothingYetError
 from runner.deployctl.pipelines import Pipelines
 from runner.localcloud import state as localcloud
 from runner.settings import Settings, SluiceError, UsageError
@@ -46,23 +48,40 @@ class Client:
 def connect(env: str) -> Iterator[Client]:
     """The client of an environment.
 
-    Raises UsageError for an environment that does not exist or whose database is not named, SluiceError if the
-    local cloud does not run or the database has no schema.
+    Raises UsageError for an environment that does not exist or has no database, NothingYetError for one that has never
+    been up, SluiceError if the local cloud does not run or nothing leads to the database.
     """
     settings = enter(env)
-    engine = db.connect(settings.database(), pool_size=2, application_name="deployctl")
-    try:
+    with _way(settings) as url:
+        engine = db.connect(url, pool_size=2, application_name="deployctl")
         try:
-            _check_schema(engine)
-        except OperationalError:
-            if env != localcloud.ENV:
-                raise
-            raise SluiceError(
-                "the database of the local cloud does not answer", "`deployctl local up` starts it again"
-            ) from None
-        yield Client(env, settings, engine)
-    finally:
-        engine.dispose()
+            try:
+                _check_schema(engine)
+            except OperationalError:
+                if env != localcloud.ENV:
+                    raise
+                raise SluiceError(
+                    "the database of the local cloud does not answer", "`deployctl local up` starts it again"
+                ) from None
+            yield Client(env, settings, engine)
+        finally:
+            engine.dispose()
+
+
+def artifacts(env: str) -> Storage:
+    """Where an environment's releases and bundles are kept; its database need not be there yet. Raises UsageError."""
+    settings = enter(env)
+    return Storage.open(settings.artifacts_url, region=settings.region)
+
+
+@contextlib.contextmanager
+def _way(settings: Settings) -> Iterator[str]:
+    """The URL of the database from here; one that was named is taken as it is."""
+    if settings.env == localcloud.ENV or os.environ.get("SLUICE_DATABASE_URL"):
+        yield settings.database()
+        return
+    with tunnel.opened(settings.database(), environment.load(settings.env)) as url:
+        yield url
 
 
 def enter(env: str) -> Settings:
@@ -84,12 +103,17 @@ def enter(env: str) -> Settings:
     settings = configuration.load()
     if settings.env != env:
         raise UsageError(f"SLUICE_ENV is {settings.env!r}, not {env!r}", "unset it, or name that environment")
-    if not settings.database_url:
+    if settings.database_url:
+        return settings
+    made = environment.outputs(known, "data", os.environ)
+    if not made:
         raise UsageError(
-            f"no database named for {env}",
-            "inside its network: set SLUICE_DATABASE_URL (and SLUICE_DATABASE_SECRET) as on its nodes",
+            f"{env} has no database yet",
+            f"`deployctl infra apply --env {env} --stack data` makes it; SLUICE_DATABASE_URL names another",
         )
-    return settings
+    return settings.model_copy(
+        update={"database_url": made["database_url"], "database_secret": made["database_secret_arn"]}
+    )
 
 
 def who() -> str:
@@ -106,6 +130,6 @@ def _check_schema(engine: Engine) -> None:
         with engine.connect() as connection:
             connection.execute(text("SELECT 1 FROM rollout LIMIT 1"))
     except ProgrammingError:
-        raise SluiceError(
-            "the database has no schema yet", "run `runner db upgrade` on a node, or wait for it"
+        raise NothingYetError(
+            "the database has no schema yet", "the first scheduler makes it, or `runner db upgrade`"
         ) from None

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import runner
 from runner.deployctl import stacks as known_stacks
-from runner.deployctl.statefile import Resource, resources
+from runner.deployctl import statefile
+from runner.deployctl.statefile import Resource
 from runner.localcloud import state as localcloud
 from runner.settings import RefusedError, SluiceError, UsageError
 
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 _COMMON = "common.tfvars"
 _NEW_ENVIRONMENT = "000000000000"  # what a copied common.tfvars has until somebody fills it in
 _S3_CALLS_WITHOUT_REGION = "us-east-1"
+
+
+class NothingYetError(SluiceError):
+    """The environment has never been up: no node, or a database without a schema."""
 
 
 @dataclass(frozen=True)
@@ -238,19 +243,28 @@ def create_state_bucket(env: Environment, environ: Mapping[str, str]) -> bool:
 
 def states(env: Environment, stacks: Iterable[str], environ: Mapping[str, str]) -> dict[str, list[Resource]]:
     """The stacks that have a state, with the resources in it (none: destroyed again)."""
+    s3 = client("s3", env, environ)
+    found = {stack: _state(s3, env, stack) for stack in stacks}
+    return {stack: statefile.resources(document) for stack, document in found.items() if document is not None}
+
+
+def outputs(env: Environment, stack: str, environ: Mapping[str, str]) -> dict[str, Any]:
+    """The outputs of an applied stack, read from its state; none if it is not applied."""
+    return statefile.outputs(_state(client("s3", env, environ), env, stack) or {})
+
+
+def _state(s3: S3Client, env: Environment, stack: str) -> dict[str, Any] | None:
+    """The state document of a stack, None if there is none."""
     from botocore.exceptions import ClientError
 
-    s3 = client("s3", env, environ)
-    found = {}
-    for stack in stacks:
-        try:
-            body = s3.get_object(Bucket=env.state_bucket, Key=env.state_key(stack))["Body"].read()
-        except ClientError as e:
-            if e.response.get("Error", {}).get("Code") in ("NoSuchKey", "404"):
-                continue
-            raise
-        found[stack] = resources(json.loads(body))
-    return found
+    try:
+        found = s3.get_object(Bucket=env.state_bucket, Key=env.state_key(stack))
+    except ClientError as e:
+        if e.response.get("Error", {}).get("Code") in ("NoSuchKey", "NoSuchBucket", "404"):
+            return None
+        raise
+    document: dict[str, Any] = json.loads(found["Body"].read())
+    return document
 
 
 def state_bucket_exists(env: Environment, environ: Mapping[str, str]) -> bool:

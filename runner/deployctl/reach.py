@@ -12,7 +12,7 @@ from pathlib import Path
 
 import typer
 
-from runner.deployctl import client, output
+from runner.deployctl import client, output, tunnel
 from runner.deployctl.client import Client
 from runner.localcloud import containers
 from runner.localcloud import state as localcloud
@@ -21,7 +21,6 @@ from runner.state import queries
 from runner.state.views import NodeRow
 
 _UNITS = "runner-*"
-_WAYS = ("ssm", "ssh")
 
 NODE = typer.Argument(..., help="The node's id.")
 ENV = typer.Option(..., "--env", help="The environment.")
@@ -44,7 +43,7 @@ def ssh(
             extra = {"SLUICE_HOME": str(home), "SLUICE_NODE_ID": row.node_id, "SLUICE_POOL": row.pool}
             shell = os.environ.get("SHELL") or "/bin/sh"
             _become(list(command) if command else [shell], cwd=home, env={**os.environ, **extra})
-        argv = shell_on(row, c.settings.region, _way(via), command or ())
+        argv = shell_on(row, c.settings.region, tunnel.way(via), command or ())
     _become(argv)
 
 
@@ -77,7 +76,7 @@ def logs(
             if not files:
                 raise SluiceError(f"{row.node_id} has said nothing yet", f"look into {home}")
             _become(tail(files, lines, follow))
-        argv = shell_on(row, c.settings.region, _way(via), ["sudo", *journal])
+        argv = shell_on(row, c.settings.region, tunnel.way(via), ["sudo", *journal])
     _become(argv)
 
 
@@ -107,12 +106,6 @@ def shell_on(node: NodeRow, region: str, way: str, command: Sequence[str]) -> li
 def tail(files: Sequence[Path], lines: int, follow: bool) -> list[str]:
     """The command line that shows the ends of these files. Pure."""
     return ["tail", "-n", str(lines), *(["-F"] if follow else []), *map(str, files)]
-
-
-def _way(via: str) -> str:
-    if via and via not in _WAYS:
-        raise UsageError(f"--via {via!r} is no way", f"one of {', '.join(_WAYS)}")
-    return via or ("ssm" if shutil.which("aws") else "ssh")
 
 
 def _find(c: Client, node: str) -> NodeRow:

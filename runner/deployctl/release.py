@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import typer
 
 from runner.deployctl import client, output
 from runner.deployctl.client import Client
+from runner.deployctl.environment import NothingYetError
 from runner.rollout import prune as pruning
 from runner.rollout import published
 from runner.rollout import release as releases
@@ -49,13 +51,7 @@ def build(
     def make() -> releases.BuiltRelease:
         return releases.build(root, label, out, targets=targets, extras=extra, key=key)
 
-    if not env:
-        built, new = make(), None
-    else:
-        with client.connect(env) as c:
-            built = make()
-            with c.engine.begin() as connection:
-                new = published.publish(built, c.artifacts(), connection, client.who())
+    built, new = _published(env, make) if env else (make(), None)
     size = built.path.stat().st_size
     if as_json:
         output.print_json(
@@ -70,6 +66,21 @@ def build(
     if new is not None:
         output.note(f"published to {env}" if new else f"was published to {env} before")
     output.results.print(built.id)
+
+
+def _published(env: str, make: Callable[[], releases.BuiltRelease]) -> tuple[releases.BuiltRelease, bool]:
+    """Build a release and publish it; whether it is new. That of an environment's first nodes is only uploaded."""
+    try:
+        with client.connect(env) as c:
+            built = make()
+            with c.engine.begin() as connection:
+                return built, published.publish(built, c.artifacts(), connection, client.who())
+    except NothingYetError:
+        built, storage = make(), client.artifacts(env)
+        new = not storage.exists(releases.archive_key(built.id))
+        published.upload(built, storage)
+        output.note(f"not written down: no node of {env} runs; the first scheduler of a new environment does it")
+        return built, new
 
 
 @app.command("list")

@@ -31,3 +31,8 @@ def resources(document: Mapping[str, Any]) -> list[Resource]:
             address = base if key is None else f"{base}[{json.dumps(key)}]"
             found.append(Resource(address, entry["type"], str((instance.get("attributes") or {}).get("id") or "")))
     return found
+
+
+def outputs(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The outputs of a state document, by name."""
+    return {name: found["value"] for name, found in document.get("outputs", {}).items()}

@@ -17,10 +17,15 @@ from runner.storage import MissingError, Storage
 
 
 def publish(built: BuiltRelease, storage: Storage, connection: Connection, who: str) -> bool:
-    """Upload a release unless it is there, and write it down; False if it was published before.
+    """Upload a release unless it is there, and write it down; False if it was published before."""
+    upload(built, storage)
+    return _write_down(built.manifest, storage, connection, who)
 
-    The archive comes last but for the row: what can be fetched can be verified, what is listed can be fetched. One that
-    is there without our signature gets it.
+
+def upload(built: BuiltRelease, storage: Storage) -> None:
+    """Put a release there unless it is; one that is there without our signature gets it.
+
+    The archive comes last: what can be fetched can be verified.
     """
     manifest, there = to_bytes(built.manifest), storage.exists(archive_key(built.id))
     same = there and _archive(storage, built.id) == built.manifest["archive"]
@@ -30,13 +35,22 @@ def publish(built: BuiltRelease, storage: Storage, connection: Connection, who: 
             storage.put(signature_key(built.id), built.signature.encode())
     if not there or (built.signature and not same):
         storage.put(archive_key(built.id), built.path)
+
+
+def announce(release: str, storage: Storage, connection: Connection, who: str) -> bool:
+    """Write down a release that was uploaded when there was no database yet; False if it is not there, or known."""
+    manifest = json.loads(_get(storage, manifest_key(release)) or b"{}")
+    return bool(manifest) and _write_down(manifest, storage, connection, who)
+
+
+def _write_down(manifest: Mapping[str, Any], storage: Storage, connection: Connection, who: str) -> bool:
     return rollouts.add_release(
         connection,
-        release=built.id,
-        label=built.label,
-        git_commit=str(built.manifest["git_commit"]),
-        url=storage.url_of(archive_key(built.id)),
-        size=built.path.stat().st_size,
+        release=manifest["id"],
+        label=manifest["label"],
+        git_commit=manifest["git_commit"],
+        url=storage.url_of(archive_key(manifest["id"])),
+        size=manifest["archive"]["size"],
         who=who,
     )
 

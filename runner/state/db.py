@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import psycopg
-from sqlalchemy import Engine, create_engine
+from sqlalchemy import Connection, Engine, create_engine, text
 
 CHANNEL = "sluice"  # NOTIFY channel: there is work a scheduler should look at
 
@@ -55,3 +55,8 @@ def listen(url: str) -> psycopg.Connection[tuple[Any, ...]]:
     connection = psycopg.connect(url, autocommit=True, application_name="sluice-listen", connect_timeout=5)
     connection.execute(f"LISTEN {CHANNEL}")
     return connection
+
+
+def empty(connection: Connection) -> bool:
+    """Whether no schema of ours has ever been made there."""
+    return connection.execute(text("SELECT to_regclass('alembic_version')")).scalar_one() is None

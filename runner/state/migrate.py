@@ -13,7 +13,7 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 
-from runner.state.db import connect
+from runner.state.db import connect, empty
 
 Phase = Literal["pre", "post", "all"]
 LOCK = 0x51_0C_E0  # advisory lock: two upgrades at once run one after the other
@@ -32,15 +32,28 @@ def config() -> Config:
 def upgrade(url: str, phase: Phase = "all") -> None:
     """Bring the database to the newest schema of this phase. Running it again changes nothing."""
     engine = connect(url)
-    cfg = config()
     try:
         with engine.begin() as connection:
             connection.execute(text("SELECT pg_advisory_xact_lock(:k)"), {"k": LOCK})
-            cfg.attributes["connection"] = connection
-            for branch in ("pre", "post") if phase == "all" else (phase,):
-                command.upgrade(cfg, f"{branch}@head")
+            _upgrade(connection, phase)
     finally:
         engine.dispose()
+
+
+def create(connection: Connection) -> bool:
+    """Make the whole schema in an empty database; False if there is one already. In the caller's transaction."""
+    connection.execute(text("SELECT pg_advisory_xact_lock(:k)"), {"k": LOCK})
+    if not empty(connection):
+        return False
+    _upgrade(connection, "all")
+    return True
+
+
+def _upgrade(connection: Connection, phase: Phase) -> None:
+    cfg = config()
+    cfg.attributes["connection"] = connection
+    for branch in ("pre", "post") if phase == "all" else (phase,):
+        command.upgrade(cfg, f"{branch}@head")
 
 
 def pending(connection: Connection) -> list[str]:

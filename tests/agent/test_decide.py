@@ -77,6 +77,10 @@ UP: dict[str, Any] = {"role": "worker", "node": "ready", "alive": True, "ready":
         # the database is away
         ({"node": None, "alive": False}, []),
         ({"node": None, "terminating": True}, []),
+        # it has no schema yet
+        ({"role": "scheduler", "node": None, "alive": False, "empty": True}, [Act.FOUND]),
+        ({"node": None, "alive": False, "empty": True}, []),
+        ({"role": "web", "node": None, "alive": False, "empty": True}, []),
     ],
 )
 def test_what_is_done(seen: dict[str, Any], acts: list[Act]) -> None:
@@ -106,6 +110,7 @@ views = st.builds(
     successor=st.booleans(),
     installed=st.booleans(),
     current=st.booleans(),
+    empty=st.booleans(),
 )
 
 

@@ -24,7 +24,9 @@ from runner.deployctl.local_cloud import LocalCloud
 from runner.deployctl.local_view import Step
 from runner.localcloud import bridge, containers
 from runner.localcloud.state import ENV
+from runner.rollout import published
 from runner.rollout import release as releases
+from runner.settings import SluiceError
 from runner.state import db, transitions
 from runner.storage import Storage
 
@@ -219,28 +221,57 @@ def at_home(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _bring_up(cloud: LocalCloud) -> None:
-    """As `deployctl local up --nodes containers` does, with the smallest fleet in which everything is there once."""
+    """As an environment comes up for the first time, with the smallest fleet in which everything is there once.
+
+    Nobody makes the schema or writes the release down: the first scheduler does.
+    """
     cloud.directory.mkdir(parents=True)
     cloud.start_network()
     built: Background[releases.BuiltRelease] = Background(cloud.first_release)
     cloud.node_image()
     cloud.start_engines()
-    cloud.migrate()
     cloud.start_aws()
     cloud.start_machines()
     cloud.bootstrap()
     cloud.apply("network")
     built.wait()
     data = cloud.apply_in_background("data")
-    published = Background(lambda: cloud.publish(built.wait()))
+    uploaded = Background(lambda: _upload(cloud, built))
     pool = {"workers": 2, "max_workers": 4, "slots": SLOTS, "drain_seconds": 600}
     fleet = {"web": {"nodes": 1}, "schedulers": {"nodes": 2}, "pools": {POOL: pool}, "boot_seconds": 1800}
     cloud.apply("control", "workers", **fleet)
-    published.wait()
+    uploaded.wait()
+    _wait_for_schema(cloud)
     cloud.wait_for_nodes(1800)
     data.wait()
     with client.connect(ENV) as found:
         found.pipelines().push(ROOT / "tests/e2e/nodes/pipelines/nodes", who="e2e")
+
+
+def _upload(cloud: LocalCloud, built: Background[releases.BuiltRelease]) -> None:
+    """As soon as the data stack has made the bucket."""
+    release, storage = built.wait(), Storage.open(cloud.state.artifacts_url)
+    deadline = time.monotonic() + 600
+    while True:
+        try:
+            storage.check()
+            break
+        except SluiceError:
+            assert time.monotonic() < deadline, "the artifacts bucket is not there"
+            time.sleep(0.3)
+    published.upload(release, storage)
+
+
+def _wait_for_schema(cloud: LocalCloud) -> None:
+    engine = db.connect(cloud.state.database_url, pool_size=1)
+    deadline = time.monotonic() + 1800
+    while True:
+        with engine.connect() as connection:
+            if not db.empty(connection):
+                break
+        assert time.monotonic() < deadline, "no scheduler has made the schema"
+        time.sleep(0.5)
+    engine.dispose()
 
 
 def launch_monitoring(fleet: Fleet) -> str:

@@ -65,6 +65,13 @@ def hung(fleet: Fleet) -> Iterator[tuple[str, int, float]]:
     host.run(f"kill -CONT {pid}")
 
 
+def test_the_first_scheduler_has_made_the_schema_and_written_its_release_down(fleet: Fleet) -> None:
+    # Given an environment whose database was empty when its first nodes booted
+    (release,) = fleet.rows("SELECT id, created_by FROM release")
+    assert release.id == fleet.cloud.state.release
+    assert release.created_by in fleet.of_role("scheduler")
+
+
 @pytest.mark.parametrize("role", ["scheduler", "web", "worker"])
 def test_every_node_is_what_its_role_says(fleet: Fleet, role: str) -> None:
     # Given the nodes of a role, which have registered
