@@ -327,7 +327,8 @@ def _s3(bucket: str, prefix: str, region: str | None) -> S3Store:
 def _has_profile() -> bool:
     names = ("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials"), ("AWS_CONFIG_FILE", "~/.aws/config")
     files = (Path(os.environ.get(variable, default)).expanduser() for variable, default in names)
-    return bool(os.environ.get("AWS_PROFILE")) or any(f.exists() for f in files)
+    # A service under systemd may not even look into the home it is told to have.
+    return bool(os.environ.get("AWS_PROFILE")) or any(os.access(f, os.R_OK) for f in files)
 
 
 def _key(key: str) -> str:
