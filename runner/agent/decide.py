@@ -17,7 +17,7 @@ STUCK_SECONDS = 30.0  # a draining worker without a lease that has not said so b
 class Act(Enum):
     """One thing to do; those of one turn are done in order."""
 
-    FOUND = "make the schema of an empty database"
+    CREATE_SCHEMA = "create the schema of an empty database"
     INSTALL = "bring the ordered release here"
     START = "start the service"
     CORDON = "take no new tasks, because the node has to go"
@@ -70,7 +70,7 @@ def decide(view: View) -> list[Act]:
         return [Act.COMPLETE] if view.terminating else [Act.CONTINUE] if view.launching else []
     if view.node is None:
         # It may be draining: a service that is down stays down until the database says what is wanted.
-        return [Act.FOUND] if view.empty and view.role == "scheduler" else []
+        return [Act.CREATE_SCHEMA] if view.empty and view.role == "scheduler" else []
     if view.node in ("", "booting", "ready"):
         return _serve(view)
     if view.role == "web" and view.alive and view.drain_age < LINGER_SECONDS:

@@ -170,8 +170,8 @@ class Agent:
     def _do(self, act: Act, view: View, place: Place) -> bool:
         """Do one act; False if the acts after it must wait for the next turn."""
         match act:
-            case Act.FOUND:
-                self._found()
+            case Act.CREATE_SCHEMA:
+                self._create_schema()
             case Act.INSTALL:
                 self._install(place)
             case Act.START:
@@ -221,12 +221,12 @@ class Agent:
             return max(EXIT_SECONDS, left)
         return EXIT_SECONDS
 
-    def _found(self) -> None:
-        from runner.agent import first
+    def _create_schema(self) -> None:
+        from runner.agent import schema
 
         with self.engine.begin() as connection:
-            if first.found(connection, self.settings, self.node_id):
-                log.info("schema made", release=self.settings.release)
+            if schema.create(connection, self.settings, self.node_id):
+                log.info("schema created", release=self.settings.release)
 
     def _install(self, place: Place) -> None:
         assert place.order is not None

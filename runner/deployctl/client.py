@@ -131,5 +131,5 @@ def _check_schema(engine: Engine) -> None:
             connection.execute(text("SELECT 1 FROM rollout LIMIT 1"))
     except ProgrammingError:
         raise NothingYetError(
-            "the database has no schema yet", "the first scheduler makes it, or `runner db upgrade`"
+            "the database has no schema yet", "the first scheduler creates it, or `runner db upgrade`"
         ) from None

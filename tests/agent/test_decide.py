@@ -78,7 +78,7 @@ UP: dict[str, Any] = {"role": "worker", "node": "ready", "alive": True, "ready":
         ({"node": None, "alive": False}, []),
         ({"node": None, "terminating": True}, []),
         # it has no schema yet
-        ({"role": "scheduler", "node": None, "alive": False, "empty": True}, [Act.FOUND]),
+        ({"role": "scheduler", "node": None, "alive": False, "empty": True}, [Act.CREATE_SCHEMA]),
         ({"node": None, "alive": False, "empty": True}, []),
         ({"role": "web", "node": None, "alive": False, "empty": True}, []),
     ],

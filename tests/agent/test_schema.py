@@ -26,7 +26,7 @@ def agent(role: str, engine: Engine, home: Path, release: str) -> Agent:
     return Agent(settings, engine)
 
 
-def test_the_first_scheduler_makes_the_schema_and_writes_its_release_down(postgres: Postgres, tmp_path: Path) -> None:
+def test_the_first_scheduler_creates_the_schema_and_writes_its_release_down(postgres: Postgres, tmp_path: Path) -> None:
     # Given an empty database, and a release that was uploaded
     engine = connect(postgres.create_database(f"empty_{tmp_path.name}"))
     built = releases.build(tiny.tree(tmp_path / "source"), "first", tmp_path / "out")
@@ -38,8 +38,8 @@ def test_the_first_scheduler_makes_the_schema_and_writes_its_release_down(postgr
             assert [acts for _, acts in nodes[role].turn()] == [[]]
         with engine.connect() as connection:
             assert db.empty(connection)
-        # And the scheduler makes the schema
-        assert [acts for _, acts in nodes["scheduler"].turn()] == [[Act.FOUND]]
+        # And the scheduler creates the schema
+        assert [acts for _, acts in nodes["scheduler"].turn()] == [[Act.CREATE_SCHEMA]]
         with engine.connect() as connection:
             assert migrate.pending(connection) == []
             (found,) = rollouts.releases(connection)

@@ -1,4 +1,4 @@
-"""The first scheduler of an environment finds an empty database: it makes the schema. Imported when it is needed."""
+"""An empty database: the first scheduler of an environment creates the schema. Imported when it is needed."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from runner.state import migrate
 from runner.storage import Storage
 
 
-def found(connection: Connection, settings: Settings, node_id: str) -> bool:
-    """Make the schema and write down the release that this node came with; False if there is a schema already."""
+def create(connection: Connection, settings: Settings, node_id: str) -> bool:
+    """Create the schema and write down the release that this node came with; False if there is a schema already."""
     if not migrate.create(connection):
         return False
     storage = Storage.open(settings.artifacts_url, region=settings.region)
