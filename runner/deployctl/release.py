@@ -79,7 +79,7 @@ def _published(env: str, make: Callable[[], releases.BuiltRelease]) -> tuple[rel
         built, storage = make(), client.artifacts(env)
         new = not storage.exists(releases.archive_key(built.id))
         published.upload(built, storage)
-        output.note(f"uploaded, not written down: no database of {env} answers; a new environment's first scheduler does it")
+        output.note(f"uploaded, but not written down: {env} has no database to answer; its first scheduler does it")
         return built, new
 
 

@@ -355,7 +355,7 @@ def test_the_first_release_waits_in_the_artifacts(
         f"sluice-tiny-artifacts-{environment.load('tiny').account_id}"
     )
     assert archive_key(out.strip()) in [o.key for o in bucket.objects.all()]
-    assert "uploaded, not written down: no database of tiny answers" in err
+    assert "uploaded, but not written down: tiny has no database to answer" in err
     # And what needs the database says why there is no way to it
     code, _, err = deployctl("release", "list", "--env", "tiny")
     assert code == 1 and "no node of it runs that could forward" in err
