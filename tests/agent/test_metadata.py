@@ -48,10 +48,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         return self._answer(404, "") if value is None else self._answer(200, value)
 
     def _answer(self, status: int, text: str) -> None:
+        self.close_connection |= self.server.hang_up  # the client is answered with the first byte
         self.send_response(status)
         self.send_header("Content-Length", str(len(text)))
         self.end_headers()
-        self.close_connection |= self.server.hang_up
         self.wfile.write(text.encode())
 
     def log_message(self, format: str, *args: object) -> None: ...
