@@ -287,6 +287,26 @@ def test_a_node_whose_agent_died_while_it_left_is_written_off(fleet: Fleet) -> N
     assert fleet.states() == []
 
 
+def test_drained_nodes_are_replaced_where_the_group_may_not_be_smaller(fleet: Fleet) -> None:
+    # Given two drained nodes, and a baseline that was raised to two meanwhile, in a group without room for a third
+    fleet.group(size=2)
+    fleet.play()
+    fleet.look()
+    fleet.look(301)
+    fleet.play()
+    assert fleet.states() == ["drained", "drained"]
+    fleet.asg.update_auto_scaling_group(AutoScalingGroupName=GROUP, MinSize=2, MaxSize=2)
+    drained = {i.instance_id for i in fleet.cloud.group(GROUP).instances}
+    # When the autoscaler looks
+    fleet.look()
+    # Then they are gone, two others have come for them, and the group was never asked for less
+    members = {i.instance_id for i in fleet.cloud.group(GROUP).instances if not i.leaving}
+    assert len(members) == 2 and not members & drained
+    assert fleet.desired == 2
+    fleet.play()
+    assert fleet.states() == ["ready", "ready"]
+
+
 def test_the_metrics_and_the_next_leader_know_what_the_last_one_thought(fleet: Fleet) -> None:
     fleet.group()
     fleet.start_tasks()

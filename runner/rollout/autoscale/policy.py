@@ -147,15 +147,13 @@ def decide(limits: Limits, load: Load, history: History, now: float) -> Decision
     settled = now - begun >= limits.cooldown_seconds
     target = max(want, history.most if settled else min(load.size, limits.maximum))
     decision = Decision(want, target, history=history)
-    if load.size < want:
-        decision = _up(limits, load, decision, want)
     # A rollout counts on its surge: meanwhile the pool only grows, and never into the room that is the rollout's.
-    if load.rolling:
-        return decision
-    over = [n.id for n in load.nodes if n.state == "leaves" and n.over]
-    asked = load.desired if decision.desired is None else decision.desired
-    decision = replace(decision, terminate=tuple(over[: max(0, asked - limits.minimum)]))
-    if load.size > target:
+    if not load.rolling:
+        over = tuple(n.id for n in load.nodes if n.state == "leaves" and n.over)
+        decision = replace(decision, terminate=over)
+    if load.size < want:
+        return _up(limits, load, decision, want)
+    if load.size > target and not load.rolling:
         idle = [n.id for n in load.staying if n.state == "serves" and not n.running]
         idle.reverse()  # the youngest first: the caches of old ones are full
         decision = replace(decision, drain=tuple(idle[: load.size - target]))
