@@ -8,12 +8,12 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from runner.deployctl import infra
+from runner.deployctl import infra, main
 
 ACCOUNT = "123456789012"
 
@@ -151,3 +151,16 @@ def tiny(tree: Path, aws_environ: None) -> Path:
         pytest.skip("no terraform on PATH")
     infra.bootstrap("tiny")
     return tree
+
+
+@pytest.fixture
+def deployctl(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run a command line in this process: (exit code, stdout, stderr)."""
+
+    def run(*words: str | Path) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = main.run([str(w) for w in words])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run

@@ -12,7 +12,6 @@ import boto3
 import pytest
 from sqlalchemy import Engine, text
 
-from runner.deployctl import main
 from runner.localcloud import state as local_state
 from runner.localcloud.state import LocalState
 from runner.rollout.release import archive_key, manifest_key, signature_key
@@ -21,19 +20,6 @@ from tests.rollout import tiny
 
 Run = Callable[..., tuple[int, str, str]]
 LOCAL = ("--env", "local")
-
-
-@pytest.fixture
-def deployctl(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run a command line: (exit code, stdout, stderr)."""
-
-    def run(*words: str | Path) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = main.run([str(w) for w in words])
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ import pytest
 from sqlalchemy import Engine, text
 
 from runner.authoring.spec import DagSpec, TaskSpec
-from runner.deployctl import main
 from runner.deployctl.watch import Watch
 from runner.localcloud import state as local_state
 from runner.localcloud.state import LocalState
@@ -135,19 +134,6 @@ def world(
     world.close()
     os.environ.clear()
     os.environ.update(before)
-
-
-@pytest.fixture
-def deployctl(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """Run a command line: (exit code, stdout, stderr)."""
-
-    def run(*words: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = main.run(words)
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run
 
 
 Run = Callable[..., tuple[int, str, str]]

@@ -22,7 +22,7 @@ import boto3
 import psutil
 import pytest
 
-from runner.deployctl import environment, main, tunnel
+from runner.deployctl import environment, tunnel
 from runner.deployctl.tunnel import Gate
 from runner.rollout.release import archive_key
 from runner.settings import SluiceError, UsageError
@@ -204,17 +204,6 @@ def applied(
     bucket.delete()
     os.environ.clear()
     os.environ.update(before)
-
-
-@pytest.fixture
-def deployctl(capsys: pytest.CaptureFixture[str]) -> Run:
-    def run(*words: str | Path) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = main.run([str(w) for w in words])
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run
 
 
 def forwarders() -> list[str]:
