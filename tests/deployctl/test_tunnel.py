@@ -313,6 +313,23 @@ def test_a_forwarder_that_says_nothing_is_given_up(tree: Path, monkeypatch: pyte
     assert not [p for p in psutil.Process().children(recursive=True) if "sleep" in p.name()]
 
 
+def test_ctrl_c_leaves_no_forwarder(tree: Path, monkeypatch: pytest.MonkeyPatch, programs: Path, database: str) -> None:
+    monkeypatch.setattr(tunnel, "_running", lambda env: [{"Instances": [_instance()]}])
+    monkeypatch.setenv(tunnel.VARIABLE, "ssm")
+    script(programs / "aws", _AWS.format(python=sys.executable, hidden=HIDDEN, database=database, refuse=False))
+
+    def running() -> bool:
+        return any("start-session" in p.cmdline() for p in psutil.Process().children(recursive=True))
+
+    with (
+        pytest.raises(KeyboardInterrupt),
+        tunnel.opened(f"postgresql://{HIDDEN}/x", environment.load("tiny")) as url,
+    ):
+        assert running() and url.startswith("postgresql://127.0.0.1:")
+        raise KeyboardInterrupt
+    assert not running()
+
+
 def _instance() -> dict[str, Any]:
     return {"InstanceId": "i-1", "PrivateIpAddress": "10.1.2.3", "Tags": [{"Key": "Role", "Value": "web"}]}
 
